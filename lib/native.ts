@@ -1,0 +1,94 @@
+import binding from './binding.cjs'
+import { NanochatError } from './errors.js'
+
+/** Architecture as the addon wants it; the addon derives windows, scales and tables from it (MODEL.md 2). */
+export interface ModelSpec {
+  generation: 'G1' | 'G2' | 'G3' | 'G4' | 'G5' | 'G6' | 'HF'
+  sequenceLen: number
+  vocabSize: number
+  nLayer: number
+  nHead: number
+  nKvHead: number
+  nEmbd: number
+  windowPattern: string            // 'L' where the generation has no windows
+  mlpHidden?: number               // default 4 * nEmbd; HF takes it from the tensor
+  softcap?: number                 // default by generation
+  ropeBase?: number                // default by generation
+  normEps?: number                 // default 2^-23
+  ropeTable?: 'float32' | 'bfloat16'
+}
+
+/** What a spec means: the constants in force and exactly the tensors a checkpoint must have. */
+export interface ModelDescription {
+  softcap: number
+  ropeBase: number
+  qkScale: number
+  windows: number[]                // per layer, in keys before the query; -1 = no window
+  maxPositions: number             // 10 * sequenceLen
+  tensors: { name: string, shape: number[] }[]   // nanochat's names; rows of vocabulary tables may be padded in the file
+}
+
+/** One tensor of a checkpoint: raw little-endian row-major data at `offset` of `files[file]`. */
+export interface TensorSource {
+  name: string                     // nanochat's name, without _orig_mod.
+  dtype: 'float32' | 'bfloat16' | 'float16'
+  shape: number[]
+  file: number
+  offset: number
+}
+
+export interface NativeSequence {
+  readonly length: number
+  fork(): NativeSequence
+  truncate(length: number): void
+  dispose(): void
+}
+
+export interface NativeModel {
+  readonly memoryBytes: number
+  readonly numParams: number
+  readonly threads: number
+  readonly isa: string
+  /** Bytes one cached position costs, all layers, keys and values. */
+  readonly kvBytesPerToken: number
+  newSequence(): NativeSequence
+  /**
+   * Appends `tokens[i]` (all tokens of row i, concatenated in `tokens`, `counts[i]` of them) to `sequences[i]`.
+   * `logits[i]`: 0 none, 1 the last position, 2 every position. `out` receives the logits in row order, (n, V).
+   * Rejects with code ERR_ABORTED after `cancel()`; the sequences are then as they were.
+   */
+  forward(sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array, logits: Uint8Array, out: Float32Array): NativeJob<void>
+  /** Stops the inference thread, then frees everything. Sequences become unusable. */
+  dispose(): Promise<void>
+}
+
+export interface NativeJob<T> {
+  promise: Promise<T>
+  cancel(): void
+}
+
+export interface NativeLoadOptions {
+  dtype: 'float32' | 'bfloat16'
+  threads: number                  // 0 = physical cores available to the process
+  isa?: string                     // force one of info().isas
+  onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
+}
+
+export interface NativeBinding {
+  info(): { isa: string, isas: string[], physicalCores: number, build: string }
+  describe(spec: ModelSpec): ModelDescription
+  load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
+  seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
+}
+
+/** The loaded addon. Throws ERR_BINDING_NOT_FOUND with what was looked for and what to do. */
+export function native(): NativeBinding {
+  try {
+    return binding.load() as NativeBinding
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause)
+    throw new NanochatError('ERR_BINDING_NOT_FOUND',
+      `No native addon could be loaded for ${process.platform}-${process.arch}, Node ${process.versions.node}. Looked in build/Release and prebuilds below ${binding.packageRoot}: ${reason} `
+      + 'Run `npm rebuild nanochat-node` (it needs python3, make and a C++ compiler where no prebuilt binary fits; npm 12 also wants `npm install-scripts approve nanochat-node`).', { cause })
+  }
+}
