@@ -1,14 +1,10 @@
 #include <napi.h>
 
-namespace {
+#include "addon/convert.h"
 
-Napi::Object init(Napi::Env env, Napi::Object exports) {
-  exports.Set("info", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
-    return Napi::Object::New(info.Env());
-  }));
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("describe", Napi::Function::New(env, nanochat::describe, "describe"));
   return exports;
 }
-
-}  // namespace
 
 NODE_API_MODULE(nanochat, init)
