@@ -1,9 +1,14 @@
 #include <napi.h>
 
 #include "addon/convert.h"
+#include "addon/model.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  nanochat::init_model(env);
+  exports.Set("info", Napi::Function::New(env, nanochat::machine_info, "info"));
   exports.Set("describe", Napi::Function::New(env, nanochat::describe, "describe"));
+  exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
+  exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));
   return exports;
 }
 
