@@ -216,7 +216,7 @@ function integer(raw: Uint8Array): number | bigint {
   let value = 0n
   for (let i = raw.length - 1; i >= 0; i--) value = value << 8n | BigInt(raw[i] as number)
   value = BigInt.asIntN(8 * raw.length, value)
-  return BigInt(Number(value)) === value && Number.isSafeInteger(Number(value)) ? Number(value) : value
+  return Number.isSafeInteger(Number(value)) ? Number(value) : value
 }
 
 function latin1(text: string): Uint8Array | undefined {
