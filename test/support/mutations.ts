@@ -25,6 +25,8 @@ interface Target {
   read(bytes: Uint8Array): Promise<() => Promise<void>>
 }
 
+interface AddOptions { codes?: ErrorCode[], offsets?: Uint32Array, wrap?: (bytes: Uint8Array) => Uint8Array }
+
 export interface Campaign {
   cases: number
   valid: number
@@ -77,15 +79,18 @@ async function runCase(target: Target, bytes: Uint8Array, label: string, campaig
 }
 
 async function allTargets(dir: string): Promise<Target[]> {
-  const pickleWords = ['cos\nsystem\n', '\x8c\x02os\x8c\x06system\x93', 'ctorch\nHalfStorage\n', 'h\x00', 'h\x05', 'j\x00\x00\x00\x00', 'R', '(', 't', '\x85', '\x86', '}', ')', 's', 'u', 'b', '.', 'Q', '\x81',
-    'X\xff\xff\xff\xff', 'B\xff\xff\xff\x7f', '\x8a\xff', '\x95\xff\xff\xff\xff\xff\xff\xff\xff', 'q\x00', '\x94', '\x80\x02', 'N', 'K\x00', 'M\xff\xff', 'J\xff\xff\xff\xff', '((((', 'c\n\n']
-  const jsonWords = ['null', '-1', '0', '1e999', '0.5', '99999999999999999999', '[]', '{}', '""', '"x"', 'NaN', '-Infinity', 'true', '"__proto__":{},', '[[[[[[[[', '{"a":', '\\', '\u0000', '\ud800', ',', ':', '"', '9007199254740993', '4294967296']
+  const pickleWords = ['cos\nsystem\n', '\x8c\x02os\x8c\x06system\x93', 'ctorch\nHalfStorage\n', 'h\x00', 'h\x05',
+    'j\x00\x00\x00\x00', 'R', '(', 't', '\x85', '\x86', '}', ')', 's', 'u', 'b', '.', 'Q', '\x81',
+    'X\xff\xff\xff\xff', 'B\xff\xff\xff\x7f', '\x8a\xff', '\x95\xff\xff\xff\xff\xff\xff\xff\xff', 'q\x00', '\x94',
+    '\x80\x02', 'N', 'K\x00', 'M\xff\xff', 'J\xff\xff\xff\xff', '((((', 'c\n\n']
+  const jsonWords = ['null', '-1', '0', '1e999', '0.5', '99999999999999999999', '[]', '{}', '""', '"x"', 'NaN',
+    '-Infinity', 'true', '"__proto__":{},', '[[[[[[[[', '{"a":', '\\', '\u0000', '\ud800', ',', ':', '"', '9007199254740993', '4294967296']
   const zipWords = ['PK\x03\x04', 'PK\x01\x02', 'PK\x05\x06', 'PK\x06\x06', 'PK\x06\x07', '\x01\x00\x10\x00', '../../data.pkl', 'data.pkl']
   const archs: ErrorCode[] = ['ERR_CHECKPOINT_FORMAT', 'ERR_CHECKPOINT_ARCH']
   const targets: Target[] = []
   /** A file of the checkpoint in `here`; `wrap` puts the mutated bytes into it. */
   const add = async (name: string, here: string, file: string, original: Uint8Array, dictionary: readonly string[],
-    { codes = archs, offsets = Uint32Array.from(original.keys()), wrap = (bytes: Uint8Array) => bytes }: { codes?: ErrorCode[], offsets?: Uint32Array, wrap?: (bytes: Uint8Array) => Uint8Array } = {}): Promise<void> => {
+    { codes = archs, offsets = Uint32Array.from(original.keys()), wrap = (bytes) => bytes }: AddOptions = {}): Promise<void> => {
     const others = (await readdir(here)).filter((name) => name !== file)
     const otherSizes = await Promise.all(others.map(async (name) => (await stat(join(here, name))).size))
     const otherBytes = otherSizes.reduce((sum, size) => sum + size, 0)
@@ -110,7 +115,9 @@ async function allTargets(dir: string): Promise<Target[]> {
     const original = await readFile(join(here, 'model_000007.pt'))
     const { tensors } = await readCheckpoint(here)
     const isData = new Uint8Array(original.length)
-    for (const { offset, shape, dtype } of tensors) isData.fill(1, offset, offset + shape.reduce((product, n) => product * n, 1) * itemSizes[dtype])
+    for (const { offset, shape, dtype } of tensors) {
+      isData.fill(1, offset, offset + shape.reduce((product, n) => product * n, 1) * itemSizes[dtype])
+    }
     await add(name, here, 'model_000007.pt', original, zipWords, { offsets: Uint32Array.from(original.keys()).filter((i) => isData[i] === 0) })
   }
 
@@ -134,7 +141,9 @@ async function allTargets(dir: string): Promise<Target[]> {
 
   const sharded = await newDir('index')
   await writeFile(join(sharded, 'config.json'), JSON.stringify(hfConfig))
-  for (const [i, part] of [hfTensors().slice(0, 5), hfTensors().slice(5)].entries()) await writeFile(join(sharded, `part${i}.safetensors`), safetensorsBytes(part))
+  for (const [i, part] of [hfTensors().slice(0, 5), hfTensors().slice(5)].entries()) {
+    await writeFile(join(sharded, `part${i}.safetensors`), safetensorsBytes(part))
+  }
   const index = { weight_map: Object.fromEntries(hfTensors().map((t, i) => [t.name, i < 5 ? 'part0.safetensors' : 'part1.safetensors'])) }
   const indexName = 'model.safetensors.index.json'
   await add(indexName, sharded, indexName, Buffer.from(JSON.stringify(index)), jsonWords, { codes: [...archs, 'ERR_CHECKPOINT_NOT_FOUND'] })
@@ -142,7 +151,8 @@ async function allTargets(dir: string): Promise<Target[]> {
   for (const protocol of [2, 4]) {
     const original = readFileSync(new URL(`../fixtures/tokenizer/tokenizer_proto${protocol}.pkl`, import.meta.url))
     targets.push({
-      name: `tokenizer.pkl, protocol ${protocol}`, original, dictionary: pickleWords, codes: ['ERR_TOKENIZER_FORMAT'], offsets: Uint32Array.from(original.keys()),
+      name: `tokenizer.pkl, protocol ${protocol}`, original, dictionary: pickleWords, codes: ['ERR_TOKENIZER_FORMAT'],
+      offsets: Uint32Array.from(original.keys()),
       write: (bytes) => Promise.resolve(bytes.length),
       async read(bytes) {
         const tokenizer = tokenizerFromPickle(bytes)
@@ -169,7 +179,8 @@ async function readValid(dir: string): Promise<() => Promise<void>> {
 function mutate({ original, offsets, dictionary }: Target, random: Random): Uint8Array {
   const place = (): number => offsets[random(offsets.length)] as number
   const word = (): Buffer => Buffer.from(dictionary[random(dictionary.length)] ?? '', 'latin1')
-  const splice = (bytes: Uint8Array, at: number, removed: number, added: Uint8Array): Uint8Array => Buffer.concat([bytes.subarray(0, at), added, bytes.subarray(Math.min(bytes.length, at + removed))])
+  const splice = (bytes: Uint8Array, at: number, removed: number, added: Uint8Array): Uint8Array =>
+    Buffer.concat([bytes.subarray(0, at), added, bytes.subarray(Math.min(bytes.length, at + removed))])
   const span = (): Uint8Array => { const at = place(); return original.subarray(at, at + 1 + random(64)) }
   const kinds: ((bytes: Uint8Array) => Uint8Array)[] = [
     (bytes) => bytes.subarray(0, random(2) ? place() : random(bytes.length)),
@@ -196,7 +207,10 @@ function flip(bytes: Uint8Array, at: number, mask: number): void {
 function writeLength(bytes: Uint8Array, at: number, random: Random): void {
   const width = 1 << random(4)
   const size = BigInt(bytes.length)
-  const values = [0n, 1n, 0x7fn, 0xffn, 0x7fffn, 0xffffn, 0x7fffffffn, 0x80000000n, 0xfffffffen, 0xffffffffn, 0x7fffffffffffffffn, 0xffffffffffffffffn, size, size - 1n, size + 1n, size - BigInt(at), 2n ** 53n]
+  const values = [
+    0n, 1n, 0x7fn, 0xffn, 0x7fffn, 0xffffn, 
+    0x7fffffffn, 0x80000000n, 0xfffffffen, 0xffffffffn, 0x7fffffffffffffffn, 0xffffffffffffffffn, size, size - 1n, size + 1n, size - BigInt(at), 2n ** 53n
+  ]
   let value = values[random(values.length)] ?? 0n
   for (let i = at; i < Math.min(at + width, bytes.length); i++, value >>= 8n) bytes[i] = Number(value & 0xffn)
 }
