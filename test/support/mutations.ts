@@ -163,7 +163,7 @@ async function allTargets(dir: string): Promise<Target[]> {
   return targets
 }
 
-/** Reads `dir`; the check is what a caller relies on: exactly the tensors of the spec, each inside its file. */
+/** Reads `dir`; the check is what a caller relies on: exactly the tensors of the spec, each inside its file, and the model loads. */
 async function readValid(dir: string): Promise<() => Promise<void>> {
   const { spec, tensors, files } = await readCheckpoint(dir)
   return async () => {
@@ -173,6 +173,8 @@ async function readValid(dir: string): Promise<() => Promise<void>> {
       const end = offset + shape.reduce((product, n) => product * n, 1) * itemSizes[dtype]
       assert.ok(offset >= 0 && end <= (sizes[file] ?? 0), `${name} ends at ${end} of ${sizes[file]}`)
     }
+    const model = await native().load(spec, tensors, files, { dtype: 'float32', threads: 1 }).promise
+    await model.dispose()
   }
 }
 
