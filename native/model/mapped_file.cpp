@@ -65,14 +65,14 @@ Status MappedFile::open(const std::string& path, std::unique_ptr<MappedFile>* fi
 
 MappedFile::~MappedFile() { munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_)); }
 
+// A fault maps the cached pages around it too: 64 KB, or as much as one large folio has.
+constexpr uintptr_t kMappedAround = 2 << 20;
+
 void MappedFile::release(const uint8_t* from, const uint8_t* to) const {
-  // note: a fault maps the cached pages around it too, up to 64 KB; without the margin, reading the neighbouring rows
-  // would bring back half of what was let go here
-  constexpr uintptr_t kFaultAround = 64 << 10;
   const uintptr_t first = reinterpret_cast<uintptr_t>(data_), last = first + static_cast<uintptr_t>(size_);
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = std::max(first, (reinterpret_cast<uintptr_t>(from) - kFaultAround) / page * page);
-  const uintptr_t end = std::min(last, reinterpret_cast<uintptr_t>(to) + kFaultAround);
+  const uintptr_t begin = std::max(first, (reinterpret_cast<uintptr_t>(from) - kMappedAround) / page * page);
+  const uintptr_t end = std::min(last, reinterpret_cast<uintptr_t>(to) + kMappedAround);
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
