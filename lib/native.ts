@@ -74,11 +74,21 @@ export interface NativeLoadOptions {
   onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
 }
 
+/** What the machine reaches at most with this many threads, measured; see benchmarks/. */
+export interface MachineLimits {
+  threads: number
+  readBytesPerSecond: number
+  float32FlopsPerSecond: number
+  bfloat16FlopsPerSecond: number   // bf16 products, float32 sums
+}
+
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
   describe(spec: ModelSpec): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
+  /** Measures for each number of threads, about a quarter of a second each, off the JavaScript thread. */
+  probe(threads: number[], isa?: string): Promise<MachineLimits[]>
 }
 
 /** The loaded addon. Throws ERR_BINDING_NOT_FOUND with what was looked for and what to do. */
