@@ -1,6 +1,7 @@
 #include <napi.h>
 
 #include "addon/convert.h"
+#include "addon/kernels.h"
 #include "addon/model.h"
 #include "addon/probe.h"
 
@@ -11,6 +12,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
   exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));
   exports.Set("probe", Napi::Function::New(env, nanochat::probe, "probe"));
+  exports.Set("kernels", nanochat::make_kernels(env));
   return exports;
 }
 
