@@ -1,6 +1,6 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { isas, matmul, packMatrix, timeKernel, type Dtype, type Epilogue, type MatmulOptions } from '../lib/kernels.js'
+import { isas, matmul, packMatrix, timeKernel, type Dtype, type Elements, type Epilogue, type MatmulOptions } from '../lib/kernels.js'
 import { firstDifference, firstError, inDtype, randomElements, randomFloats, toFloats } from './support/random-arrays.js'
 
 const test = suite('kernels: matmul')
@@ -87,9 +87,9 @@ test('the softcap holds for sums of any size, and NaN stays NaN', () => {
 
 test('timeKernel runs the kernel as often as asked and gives the time of one run', () => {
   const y = Float32Array.of(0)
-  let out = y
+  let out: Elements = y
   const nanoseconds = timeKernel((timer) => {
-    out = matmul(Float32Array.of(1), Float32Array.of(2), { rows: 1, k: 1, outputs: 1, epilogue: 'add', y, timer }) as Float32Array
+    out = matmul(Float32Array.of(1), Float32Array.of(2), { rows: 1, k: 1, outputs: 1, epilogue: 'add', y, timer })
   }, 1000)
   assert.is(out[0], 2000)
   assert.ok(nanoseconds > 0 && nanoseconds < 1e6, `${nanoseconds}`)

@@ -56,6 +56,10 @@ template <class T> Napi::Value flash_attention_of(Arguments& args, const Kernels
   const CacheLayout<T> layout{s.K, s.D, s.first_key};
   Buffer cache(static_cast<size_t>((layout.end_page(s.keys) - layout.first_page()) * layout.page_elements()) * sizeof(T));
   std::memset(cache.template as<void>(), 0xff, cache.bytes());  // note: NaN, so that reading a slot that holds nothing shows
+  if (s.first_key % 2 == 1) {  // note: in a cache the key before is there; a pair that is partly seen must be finite
+    const std::vector<float> zeros(static_cast<size_t>(s.K) * s.D, 0.0f);
+    CacheLayout<T>{s.K, s.D, s.first_key - 1}.append(kernels, zeros.data(), zeros.data(), 1, cache.template as<T>());
+  }
   layout.append(kernels, to_floats(k, kv_elements).data(), to_floats(v, kv_elements).data(), s.keys, cache.template as<T>());
   std::vector<const void*> pages(static_cast<size_t>(layout.end_page(s.keys)), nullptr);
   for (int64_t p = layout.first_page(); p < layout.end_page(s.keys); p++) pages[static_cast<size_t>(p)] = cache.template as<T>() + (p - layout.first_page()) * layout.page_elements();
