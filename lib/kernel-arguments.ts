@@ -1,3 +1,4 @@
+import { typed } from './cpu-backend.js'
 import { NanochatError, describe, invalidArg } from './errors.js'
 import { native } from './native.js'
 import { checkInteger } from './options.js'
@@ -24,17 +25,8 @@ export function run({ isa, timer }: KernelOptions, kernel: (isa: string, repeat:
   const known = [...isas, 'reference']
   if (isa !== undefined && !known.includes(isa)) throw invalidArg('isa', `one of ${known.join(', ')}`, isa)
   if (timer !== undefined) checkInteger('timer.repeat', timer.repeat, 1, 2 ** 40)
-  try {
-    const nanoseconds = kernel(isa ?? best, timer?.repeat ?? 1)
-    if (timer !== undefined) timer.nanoseconds = nanoseconds
-  } catch (cause) {
-    throw asNanochatError(cause)
-  }
-}
-
-function asNanochatError(cause: unknown): unknown {
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined
-  return code === 'ERR_INVALID_ARG' || code === 'ERR_OUT_OF_MEMORY' ? new NanochatError(code, (cause as Error).message, { cause }) : cause
+  const nanoseconds = typed(() => kernel(isa ?? best, timer?.repeat ?? 1))
+  if (timer !== undefined) timer.nanoseconds = nanoseconds
 }
 
 export function dtypeOf(elements: Elements): Dtype {

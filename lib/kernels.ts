@@ -1,3 +1,4 @@
+import { typed } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
 import {
   allocate, checkDtype, checkElements, checkHeads, checkNorm, checkNumber, checkShape, dtypeOf, maxHeads, maxPositions, run,
@@ -42,7 +43,7 @@ export class PackedMatrix {
     this.outputs = outputs
     this.k = k
     this.dtype = dtypeOf(w)
-    this.handle = native().kernels.packMatrix(outputs, k, w)
+    this.handle = typed(() => native().kernels.packMatrix(outputs, k, w))
     Object.freeze(this)
   }
 }
