@@ -37,6 +37,17 @@ template <class A> A expect_array(const Napi::Value& value, const char* name, na
   return value.As<A>();
 }
 
+constexpr int64_t kFreelyTaken = 64 << 20;  // bytes; below, asking the system costs more than it tells
+
+// note: where the system promises more memory than it has, a failed allocation comes as a kill
+Status check_memory(int64_t bytes, const std::string& what, const std::string& advice) {
+  if (bytes <= kFreelyTaken) return {};
+  const int64_t available = available_memory_bytes();
+  if (bytes <= available) return {};
+  const auto megabytes = [](int64_t n) { return std::to_string(n >> 20) + " MB"; };
+  return Status::error("ERR_OUT_OF_MEMORY", "The " + what + " needs " + megabytes(bytes) + " and " + megabytes(available) + " are available. " + advice + " or a machine with more memory.");
+}
+
 // { promise, cancel }: enqueues the job; `value` makes the promise's value once the work is done.
 Napi::Object start_job(Napi::Env env, const std::shared_ptr<Runner>& runner, std::shared_ptr<Job> job, std::function<Napi::Value(Napi::Env)> value,
                        std::function<void(Napi::Env, const Status&)> always) {
@@ -228,6 +239,8 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     auto job = std::make_shared<Job>();
     Runner* runner = runner_.get();
     job->work = [pass, runner, logits_size, job = job.get()] {
+      const Status status = check_memory(runner->model()->pass_bytes(pass->rows) + 2 * static_cast<int64_t>(logits_size * sizeof(float)), "pass", "Use fewer rows or shorter prompts");
+      if (!status.ok()) return status;
       pass->logits.resize(logits_size);
       return runner->model()->forward(pass->rows, pass->logits.data(), job->cancelled);
     };
@@ -301,13 +314,6 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
 
 using MakeSource = std::function<Status(std::unique_ptr<TensorSource>*)>;
 
-Status check_memory(int64_t bytes) {
-  const int64_t available = available_memory_bytes();
-  if (bytes <= available) return {};
-  const auto megabytes = [](int64_t n) { return std::to_string(n >> 20) + " MB"; };
-  return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + megabytes(bytes) + " and " + megabytes(available) + " are available. Use dtype bfloat16, a smaller model or a machine with more memory.");
-}
-
 Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options, MakeSource make_source) {
   ModelConfig config;
   const Status status = make_config(spec, &config);
@@ -321,7 +327,7 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options
   job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, cancelled = &job->cancelled]() -> Status {
     std::unique_ptr<TensorSource> source;
     Status status = make_source(&source);
-    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source));
+    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source), "model", "Use dtype bfloat16, a smaller model");
     if (!status.ok()) return status;
     using Clock = std::chrono::steady_clock;
     Clock::time_point last;

@@ -31,6 +31,19 @@ template <class T> class Forward final : public CpuModel {
     return load_weights<T>(config_, source, context, &w_);
   }
 
+  int64_t pass_bytes(const std::vector<BatchRow>& batch) const override {
+    const auto& c = config_;
+    int64_t tokens = 0, pages = 0;
+    for (const BatchRow& row : batch) {
+      const int64_t length = row.sequence->length();
+      tokens += row.count;
+      pages += (length + row.count + kPage - 1) / kPage - (length + kPage - 1) / kPage;
+    }
+    const int64_t floats = 3 * c.n_embd + c.qkv_dim() + c.head_dim, elements = 3 * c.n_embd + hidden_stride();
+    const int64_t per_token = floats * static_cast<int64_t>(sizeof(float)) + elements * static_cast<int64_t>(sizeof(T));
+    return (tokens > capacity_ ? tokens * per_token : 0) + pages * static_cast<int64_t>(page_pool_->page_bytes());
+  }
+
   Status forward(const std::vector<BatchRow>& batch, float* out, const std::atomic<bool>& cancelled) override {
     batch_ = &batch;
     Status status = begin(batch);
