@@ -385,9 +385,13 @@ export class Generation {
 
   /** The cache ends holding the prompt as far as it was computed and, of a single row, the output. */
   #fillCache(kvCache: KVCache, sequence: Sequence): void {
-    const output = this.rows.length === 1 && sequence.length >= this.tokens.length ? this.rows[0]?.output ?? [] : []
-    kvCache.ids = [...this.tokens.subarray(0, sequence.length), ...output]
-    if (sequence.length > kvCache.ids.length) sequence.truncate(kvCache.ids.length)
+    try {
+      const output = this.rows.length === 1 && sequence.length >= this.tokens.length ? this.rows[0]?.output ?? [] : []
+      kvCache.ids = [...this.tokens.subarray(0, sequence.length), ...output]
+      if (sequence.length > kvCache.ids.length) sequence.truncate(kvCache.ids.length)
+    } catch {
+      kvCache.ids = []                         // the model is disposed, and with it what the cache held
+    }
   }
 }
 

@@ -2,6 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { readFileSync } from 'node:fs'
 import { Engine } from '../lib/engine.js'
+import { loadModel } from '../lib/load.js'
 import { tokenizerFromPickle } from '../lib/tokenizer.js'
 import type { Message } from '../lib/conversation.js'
 import { fakeModel } from './support/fake-backend.js'
@@ -51,6 +52,23 @@ for (const [c, { tool, turns }] of conversations.entries()) {
       assert.is(textOf(answer), turn.text.replace('<|assistant_end|>', ''))
     }
     assert.is(backend.live, 0)
+  })
+}
+
+// The model itself, all turns at once: nanochat's tokens and masks, whatever else is in the batch.
+for (const dtype of ['float32', 'bfloat16'] as const) {
+  test(`the demo model in ${dtype} gives nanochat's tokens and masks`, async () => {
+    const { model, tokenizer } = await loadModel('demo', { dtype })
+    const engine = new Engine(model, tokenizer, { maxRows: 16 })
+    await Promise.all(conversations.flatMap(({ turns }) => turns).map(async (turn) => {
+      const calls = [...turn.tool]
+      const { results, masks } = await engine.generateBatch(turn.prompt, { temperature: 0, maxTokens: recordedMaxTokens, tool: async () => calls.shift()?.output ?? null })
+      const ended = turn.tokens.at(-1) === tokenizer.encodeSpecial('<|assistant_end|>') ? -1 : undefined
+      assert.equal([...results[0] as Int32Array], [...turn.prompt, ...turn.tokens.slice(0, ended)], turn.question)
+      assert.equal([...masks[0] as Uint8Array], [...turn.prompt.map(() => 0), ...turn.masks.slice(0, ended)])
+    }))
+    await engine[Symbol.asyncDispose]()
+    await model[Symbol.asyncDispose]()
   })
 }
 

@@ -66,7 +66,7 @@ test('a forward that fails leaves the cache as it was', async () => {
 })
 
 test('dispose: pending calls reject with ERR_DISPOSED, then the backend ends, once', async () => {
-  const { model, backend, ended } = fakeModel({ vocabSize: V, sequenceLen: 1000, passMs: 2000 })
+  const { model, backend } = fakeModel({ vocabSize: V, sequenceLen: 1000, passMs: 2000 })
   const kvCache = model.newCache()
   const pending = [codeOf(() => model.forward(ramp(600))), codeOf(() => model.forward([1], kvCache)), codeOf(() => model.logits([1, 2]))]
   await sleep(10)
@@ -74,7 +74,7 @@ test('dispose: pending calls reject with ERR_DISPOSED, then the backend ends, on
   await Promise.all([model[Symbol.asyncDispose](), model[Symbol.asyncDispose]()])
   assert.ok(performance.now() - startedAt < 200)
   assert.equal(await Promise.all(pending), ['ERR_DISPOSED', 'ERR_DISPOSED', 'ERR_DISPOSED'])
-  assert.is(ended(), 1)
+  assert.is(backend.ended, 1)
   for (const use of [() => model.forward([1]), () => model.logits([1]), () => model.newCache(), () => model.forward([1], kvCache)]) assert.is(await codeOf(use), 'ERR_DISPOSED')
   kvCache[Symbol.dispose]()
   assert.is(backend.live, 0)

@@ -133,6 +133,21 @@ cache('disposed while in use, it is freed when the call ends', async () => {
   assert.is(await codeOf(() => engine.generateBatch([1], { kvCache })), 'ERR_DISPOSED')
 })
 
+cache('the model disposed first: calls end, the cache is empty and can be disposed', async () => {
+  const { engine, model, backend } = setup()
+  const kvCache = model.newCache()
+  const controller = new AbortController()
+  const returned = engine.generate([1, 2], { ...greedy, kvCache }), aborted = engine.generate([1, 2], { ...greedy, kvCache: model.newCache(), signal: controller.signal })
+  await Promise.all([returned.next(), aborted.next()])
+  await model[Symbol.asyncDispose]()
+  assert.is((await returned.return(undefined as never)).done, true)
+  controller.abort('enough')
+  assert.is(await codeOf(() => aborted.next()), 'enough')
+  assert.is(kvCache.getPos(), 0)
+  kvCache[Symbol.dispose]()
+  assert.is(backend.live, 1)
+})
+
 cache('maxSeqLen bounds a single row', async () => {
   const { engine, model } = setup()
   const kvCache = model.newCache(6)

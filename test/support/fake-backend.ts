@@ -1,6 +1,7 @@
 import * as assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Backend, ForwardRow, Sequence } from '../../lib/backend.js'
+import { NanochatError } from '../../lib/errors.js'
 import { GPT } from '../../lib/gpt.js'
 
 export interface FakeOptions {
@@ -26,6 +27,8 @@ export class FakeBackend implements Backend {
   readonly kvBytesPerToken: number
   readonly passes: FakePass[] = []
   readonly sequences: FakeSequence[] = []
+  /** How often it was ended; its sequences can then only be disposed. */
+  ended = 0
   readonly #options: FakeOptions
   readonly #scripts: { prompt: number[], tokens: number[] }[] = []
   #last: Promise<unknown> = Promise.resolve()
@@ -132,6 +135,7 @@ export class FakeSequence implements Sequence {
   }
 
   get length(): number {
+    if (this.backend.ended > 0) throw new NanochatError('ERR_DISPOSED', 'The backend has ended.')
     return this.ids.length
   }
 
@@ -159,14 +163,13 @@ export class FakeSequence implements Sequence {
 }
 
 /** A GPT over a fake backend. */
-export function fakeModel(options: FakeOptions = {}): { backend: FakeBackend, model: GPT, ended: () => number } {
+export function fakeModel(options: FakeOptions = {}): { backend: FakeBackend, model: GPT } {
   const backend = new FakeBackend(options)
-  let ended = 0
   const model = new GPT({
     backend,
     config: { generation: 'G6', sequenceLen: options.sequenceLen ?? 64, vocabSize: backend.vocabSize, nLayer: 1, nHead: 1, nKvHead: 1, nEmbd: 8, windowPattern: 'L' },
     device: 'fake', dtype: 'float32', numParams: 0, memoryBytes: 0,
-    dispose: async () => { ended++ }
+    dispose: async () => { backend.ended++ }
   })
-  return { backend, model, ended: () => ended }
+  return { backend, model }
 }
