@@ -34,9 +34,9 @@ if (!hasTerminal) {
     assert.is(status, 0)
   })
 
-  chat('Ctrl+C stops an answer at once, and the conversation goes on', async () => {
+  chat('Ctrl+C stops an answer at once and forgets what was typed ahead; the conversation goes on', async () => {
     const { status, transcript, missing, seconds } = await runInTerminal(['demo', '--max-tokens', '4000'], [
-      prompt, type('List the primes up to 30.'), { expect: 'a guess' }, { expect: 'primes' }, ctrlC, { expect: 'stopped' }, prompt,
+      prompt, { send: 'List the primes up to 30.\rWho are you?\r' }, { expect: 'a guess' }, { expect: 'primes' }, ctrlC, { expect: 'stopped' }, prompt,
       type('/stats'), { expect: '2 messages' }, prompt, type('What is 3 * 5?'), { expect: '15' }, prompt, type('/exit')
     ])
     assert.is(missing, null, transcript)

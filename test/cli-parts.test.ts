@@ -180,8 +180,8 @@ render('an answer that ends early leaves what had come as a message', async () =
 })
 
 render('the footer', () => {
-  assert.is(footer(stats, 'stop'), '14 tokens | 4 from the tool | 400 tok/s | first after 7.9 ms | prompt 12')
-  assert.is(footer({ ...stats, forcedTokens: 0, cachedTokens: 9, tokensPerSecond: 0, ttftMs: 12.3 }, 'length'), '14 tokens | first after 12 ms | prompt 12, 9 of them kept | cut at the token limit')
+  assert.is(footer(stats, 'stop'), '[14 tokens | 4 from the tool | 400 tok/s | first after 7.9 ms | prompt 12]')
+  assert.is(footer({ ...stats, forcedTokens: 0, cachedTokens: 9, tokensPerSecond: 0, ttftMs: 12.3 }, 'length'), '[14 tokens | first after 12 ms | prompt 12, 9 of them kept | cut at the token limit]')
 })
 
 render.run()

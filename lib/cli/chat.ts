@@ -31,7 +31,7 @@ export async function chatInTerminal(command: Command): Promise<void> {
   let last: Finish | null = null
   let stopAnswer: (() => void) | null = null
   let interrupted = false
-  const keyboard = openKeyboard(process.stdin, process.stdout, () => {
+  using keyboard = openKeyboard(process.stdin, process.stdout, () => {
     if (interrupted) return keyboard.close()
     interrupted = true
     if (stopAnswer) stopAnswer()
@@ -99,7 +99,6 @@ export async function chatInTerminal(command: Command): Promise<void> {
       say(error.message)
     }
   }
-  keyboard.close()
 }
 
 function describeModel({ loaded: { model } }: Session): string {

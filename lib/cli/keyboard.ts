@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline'
 import { Writable } from 'node:stream'
 
 /** Lines typed in a terminal. */
-export interface Keyboard {
+export interface Keyboard extends Disposable {
   /** The next line, with `prompt` before it; null when the input has ended. Lines typed ahead, or pasted, are kept. */
   readLine(prompt: string): Promise<string | null>
   close(): void
@@ -10,7 +10,8 @@ export interface Keyboard {
 
 /**
  * Line editing with history on `input`. Between two `readLine` calls typing is kept but not shown, so that it does not mix
- * with what is printed. Ctrl+C drops a line that was begun, as a shell does; any other one goes to `onInterrupt`.
+ * with what is printed. Ctrl+C drops what was typed ahead, and a line that was begun, as a shell does; unless it did only
+ * that, `onInterrupt` gets it.
  */
 export function openKeyboard(input: NodeJS.ReadStream, output: NodeJS.WriteStream, onInterrupt: () => void, completions: readonly string[]): Keyboard {
   const screen = new Screen(output)
@@ -37,6 +38,7 @@ export function openKeyboard(input: NodeJS.ReadStream, output: NodeJS.WriteStrea
   })
   readline.on('SIGINT', () => {
     const begun = readline.line !== ''
+    lines.length = 0
     if (begun) {
       // note: readline has no call for this; to the end of the line, then delete to its start.
       readline.write(null, { ctrl: true, name: 'e' })
@@ -58,7 +60,8 @@ export function openKeyboard(input: NodeJS.ReadStream, output: NodeJS.WriteStrea
       readline.prompt(true)
       return new Promise((resolve) => { waiting = resolve })
     },
-    close: () => readline.close()
+    close: () => readline.close(),
+    [Symbol.dispose]: () => readline.close()
   }
 }
 

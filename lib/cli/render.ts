@@ -54,12 +54,13 @@ export function jsonRenderer(out: Output): Renderer {
 
 /** The line under an answer. */
 export function footer({ generatedTokens, forcedTokens, promptTokens, cachedTokens, ttftMs, tokensPerSecond }: Stats, finishReason: FinishReason): string {
-  return [
+  const figures = [
     `${generatedTokens} tokens`,
     ...(forcedTokens > 0 ? [`${forcedTokens} from the tool`] : []),
     ...(tokensPerSecond > 0 ? [`${Math.round(tokensPerSecond)} tok/s`] : []),
     `first after ${ttftMs < 10 ? ttftMs.toFixed(1) : Math.round(ttftMs)} ms`,
     `prompt ${promptTokens}${cachedTokens > 0 ? `, ${cachedTokens} of them kept` : ''}`,
     ...(finishReason === 'length' ? ['cut at the token limit'] : [])
-  ].join(' | ')
+  ]
+  return `[${figures.join(' | ')}]`
 }
