@@ -34,7 +34,8 @@ export interface DecodeOptions {
  * Draws up to `maxSteps` tokens for every row, all rows in one pass per step (ARCHITECTURE.md 1). When it rejects, with
  * `signal.reason` or the backend's error, every sequence is as it was.
  */
-export async function decode(backend: Backend, rows: readonly DecodeRow[], { pauseIds, maxSteps, signal, out }: DecodeOptions): Promise<Run[]> {
+export async function decode(backend: Backend, rows: readonly DecodeRow[], options: DecodeOptions): Promise<Run[]> {
+  const { pauseIds, maxSteps, signal, out } = options
   const V = backend.vocabSize
   const lengths = rows.map(({ sequence }) => sequence.length)
   const runs: Run[] = rows.map(() => ({ ids: [], logprobs: [] }))
@@ -43,7 +44,9 @@ export async function decode(backend: Backend, rows: readonly DecodeRow[], { pau
     for (let step = 0; step < maxSteps && going.length > 0; step++) {
       const passRows = going.map(({ row, tokens }) => ({ sequence: row.sequence, tokens, logits: 'last' as const }))
       const logits = await backend.forward(passRows, out ? { signal, out } : { signal })
-      const draws = await draw(going.map(({ row }, i) => ({ ...row, logits: logits.subarray(i * V, (i + 1) * V), position: row.sequence.length })))
+      const draws = await draw(going.map(({ row }, i) => {
+        return { ...row, logits: logits.subarray(i * V, (i + 1) * V), position: row.sequence.length }
+      }))
       going.forEach((entry, i) => {
         const drawn = draws[i] as Drawn
         entry.run.ids.push(drawn.id)
@@ -59,10 +62,12 @@ export async function decode(backend: Backend, rows: readonly DecodeRow[], { pau
   return runs
 }
 
+export interface DrawRow { sampler: Sampler, logits: Float32Array, position: number, logprobs: number | null }
+
 export interface Drawn { id: number, logprobs: TokenLogprobs | null }
 
 /** One token for each of `rows`, from the logits (V) of the position before `position`. */
-export async function draw(rows: readonly { sampler: Sampler, logits: Float32Array, position: number, logprobs: number | null }[]): Promise<Drawn[]> {
+export async function draw(rows: readonly DrawRow[]): Promise<Drawn[]> {
   const draws: Drawn[] = []
   let sliceStart = performance.now()
   for (const row of rows) {

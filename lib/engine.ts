@@ -47,13 +47,17 @@ export class Engine implements AsyncDisposable {
     if (!(model instanceof GPT)) throw invalidArg('model', 'a GPT', model)
     checkKnown(options, ['maxRows', 'kvCacheBytes'])
     const { vocabSize, sequenceLen } = model.config
-    const { maxRows = 64, kvCacheBytes = Math.max(Math.floor(process.availableMemory() / 4), sequenceLen * model.backend.kvBytesPerToken) } = options
+    const oneRow = sequenceLen * model.backend.kvBytesPerToken
+    const { maxRows = 64, kvCacheBytes = Math.max(Math.floor(process.availableMemory() / 4), oneRow) } = options
     checkInteger('maxRows', maxRows, 1, 65_536)
     checkInteger('kvCacheBytes', kvCacheBytes, 1, Number.MAX_SAFE_INTEGER)
-    if (tokenizer !== null && typeof tokenizer?.renderForCompletion !== 'function') throw invalidArg('tokenizer', 'a Tokenizer or null', tokenizer)
+    if (tokenizer !== null && typeof tokenizer?.renderForCompletion !== 'function') {
+      throw invalidArg('tokenizer', 'a Tokenizer or null', tokenizer)
+    }
     if (tokenizer && tokenizer.getVocabSize() !== vocabSize) {
       throw new NanochatError('ERR_TOKENIZER_MISMATCH',
-        `Expected a tokenizer of ${vocabSize} tokens, as the model has, but it has ${tokenizer.getVocabSize()}. Use the tokenizer that the model was trained with.`)
+        `Expected a tokenizer of ${vocabSize} tokens, as the model has, but it has ${tokenizer.getVocabSize()}. `
+        + 'Use the tokenizer that the model was trained with.')
     }
     const text = tokenizer && { tokenizer, ids: specialIds(tokenizer) }
     const pauseIds = text ? [text.ids.assistantEnd, text.ids.bos, text.ids.pythonEnd] : []
@@ -100,7 +104,10 @@ export class Engine implements AsyncDisposable {
   chat(messages: Message[], options: GenerateOptions = {}): AsyncGenerator<ChatEvent, void, undefined> {
     return asyncGenerator(orFailing(() => {
       const { text } = this.#context
-      if (!text) throw new NanochatError('ERR_INVALID_ARG', 'Expected an engine with a tokenizer for chat() but it has none. Pass one to the Engine, or use generate().')
+      if (!text) {
+        throw new NanochatError('ERR_INVALID_ARG',
+          'Expected an engine with a tokenizer for chat() but it has none. Pass one to the Engine, or use generate().')
+      }
       const prompt = text.tokenizer.renderForCompletion(messages)
       return chatSource((observer) => this.#newGeneration(prompt, options, 'conversation', observer))
     }))
@@ -144,11 +151,13 @@ export class Engine implements AsyncDisposable {
     const { sequenceLen } = this.#context.model.config
     if (maxTokens === null && length >= sequenceLen) {
       throw new NanochatError('ERR_CONTEXT_OVERFLOW',
-        `The ${what} is ${length} tokens and the model's context is ${sequenceLen}. ${what === 'conversation' ? 'Drop the oldest turns' : 'Shorten it'} or pass maxTokens.`)
+        `The ${what} is ${length} tokens and the model's context is ${sequenceLen}. `
+        + `${what === 'conversation' ? 'Drop the oldest turns' : 'Shorten it'} or pass maxTokens.`)
     }
     const positions = this.#checkPositions(what, length)
     if (kvCache && length + (numSamples === 1 ? 1 : 0) > kvCache.maxSeqLen) {
-      throw new NanochatError('ERR_CONTEXT_OVERFLOW', `The ${what} is ${length} tokens and the KVCache holds ${kvCache.maxSeqLen}. Make a larger one with model.newCache().`)
+      throw new NanochatError('ERR_CONTEXT_OVERFLOW',
+        `The ${what} is ${length} tokens and the KVCache holds ${kvCache.maxSeqLen}. Make a larger one with model.newCache().`)
     }
     const end = kvCache && numSamples === 1 ? Math.min(positions, kvCache.maxSeqLen) : positions
     return Math.min(maxTokens ?? sequenceLen - length, end - length)
@@ -157,7 +166,8 @@ export class Engine implements AsyncDisposable {
   #checkPositions(what: string, length: number): number {
     const positions = positionsPerSequenceLen * this.#context.model.config.sequenceLen
     if (length < positions) return positions
-    throw new NanochatError('ERR_CONTEXT_OVERFLOW', `The ${what} is ${length} tokens and the model has ${positions} positions. Shorten it.`)
+    throw new NanochatError('ERR_CONTEXT_OVERFLOW',
+      `The ${what} is ${length} tokens and the model has ${positions} positions. Shorten it.`)
   }
 }
 

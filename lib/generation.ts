@@ -324,7 +324,8 @@ export class Generation {
     if (typeof answer !== 'string') throw invalidArg('the result of the tool', 'a string or null', answer)
     const { text } = this.#context
     if (!text) return
-    for (const id of [text.ids.outputStart, ...text.tokenizer.encode(answer), text.ids.outputEnd]) row.ready.push({ id, mask: 0, logprobs: null })
+    const forced = [text.ids.outputStart, ...text.tokenizer.encode(answer), text.ids.outputEnd]
+    for (const id of forced) row.ready.push({ id, mask: 0, logprobs: null })
   }
 
   /** Takes the row out of the batch until `done`; a rejection ends the generation. */

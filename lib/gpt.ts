@@ -197,7 +197,7 @@ function newLogits(T: number, V: number): Float32Array {
     return new Float32Array(T * V)
   } catch (cause) {
     throw new NanochatError('ERR_OUT_OF_MEMORY',
-      `Logits of ${T} positions are ${T} x ${V} numbers, ${4 * T * V} bytes, more than could be allocated. Score fewer tokens at a time.`, { cause })
+      `Logits of ${T} positions are ${4 * T * V} bytes, more than could be allocated. Score fewer tokens at a time.`, { cause })
   }
 }
 

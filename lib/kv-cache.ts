@@ -31,7 +31,8 @@ export class KVCache implements Disposable {
   /** Forgets everything from position `pos` on. Throws ERR_INVALID_ARG while a call uses the cache. */
   truncate(pos: number): void {
     this.#checkFree()
-    if (!Number.isInteger(pos) || pos < 0 || pos > this.ids.length) throw invalidArg('pos', `an integer from 0 to ${this.ids.length}`, pos)
+    const length = this.ids.length
+    if (!Number.isInteger(pos) || pos < 0 || pos > length) throw invalidArg('pos', `an integer from 0 to ${length}`, pos)
     this.ids.length = pos
     if (this.#sequence.length > pos) this.#sequence.truncate(pos)
   }
@@ -63,12 +64,14 @@ export class KVCache implements Disposable {
   }
 
   #checkFree(): void {
-    if (this.#disposed) throw new NanochatError('ERR_DISPOSED', 'The KVCache is disposed. Make another with model.newCache() or engine.prefill().')
+    if (this.#disposed) {
+      throw new NanochatError('ERR_DISPOSED', 'The KVCache is disposed. Make another with model.newCache() or engine.prefill().')
+    }
     if (this.#inUse) throw invalidArg('kvCache', 'a cache that no running call uses', 'one that is in use')
   }
 }
 
-/** How many of the leading tokens of `tokens` are in the cache, computed. */
+/** How many leading tokens the two lists share. */
 export function commonPrefix(ids: readonly number[], tokens: ArrayLike<number>): number {
   const limit = Math.min(ids.length, tokens.length)
   let n = 0

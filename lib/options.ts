@@ -22,14 +22,15 @@ export interface OptionLimits {
   defaultTool: Tool | null
 }
 
-const known = ['temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'logitBias', 'seed', 'numSamples', 'maxTokens', 'stop', 'logprobs', 'kvCache',
-  'tool', 'signal']
+const known = ['temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'logitBias', 'seed', 'numSamples', 'maxTokens', 'stop', 'logprobs',
+  'kvCache', 'tool', 'signal']
 const leastTemperature = 1e-30                 // logit / temperature has to stay within float32
 
 /** Checks every option; undefined means the default. Throws ERR_INVALID_ARG, also for an option it does not know. */
 export function checkGenerateOptions(options: GenerateOptions, { vocabSize, maxRows, defaultTool }: OptionLimits): CheckedOptions {
   checkKnown(options, known)
-  const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, seed = 42, numSamples = 1, maxTokens, logprobs, kvCache, tool, signal } = options
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, seed = 42 } = options
+  const { numSamples = 1, maxTokens, logprobs, kvCache, tool, signal } = options
   if (temperature !== 0) checkNumber('temperature', temperature, leastTemperature, 1 / leastTemperature)
   checkInteger('topK', topK, 0, Number.MAX_SAFE_INTEGER)
   checkNumber('topP', topP, 0, 1)
@@ -65,7 +66,8 @@ function checkSignal(signal: AbortSignal | undefined): AbortSignal | null {
 export function checkKnown(options: unknown, names: readonly string[]): void {
   if (typeof options !== 'object' || options === null) throw invalidArg('options', 'an object', options)
   for (const name of Object.keys(options)) {
-    if (!names.includes(name)) throw new NanochatError('ERR_INVALID_ARG', `Expected only the options ${names.join(', ')} but received ${JSON.stringify(name)}.`)
+    if (names.includes(name)) continue
+    throw new NanochatError('ERR_INVALID_ARG', `Expected only the options ${names.join(', ')} but received ${JSON.stringify(name)}.`)
   }
 }
 
@@ -90,8 +92,12 @@ function checkLogitBias(logitBias: GenerateOptions['logitBias'], vocabSize: numb
   if (typeof logitBias !== 'object' || logitBias === null) throw invalidArg('logitBias', 'an object of numbers by token id', logitBias)
   return Object.entries(logitBias).map(([key, bias]: [string, unknown]) => {
     const id = Number(key)
-    if (String(id) !== key || !Number.isInteger(id) || id < 0 || id >= vocabSize) throw invalidArg('a key of logitBias', `a token id from 0 to ${vocabSize - 1}`, key)
-    if (bias !== -Infinity && !(typeof bias === 'number' && Math.abs(bias) <= 1e6)) throw invalidArg(`logitBias[${id}]`, 'a number from -1e6 to 1e6, or -Infinity,', bias)
+    if (String(id) !== key || !Number.isInteger(id) || id < 0 || id >= vocabSize) {
+      throw invalidArg('a key of logitBias', `a token id from 0 to ${vocabSize - 1}`, key)
+    }
+    if (bias !== -Infinity && !(typeof bias === 'number' && Math.abs(bias) <= 1e6)) {
+      throw invalidArg(`logitBias[${id}]`, 'a number from -1e6 to 1e6, or -Infinity,', bias)
+    }
     return [id, bias as number] as const
   })
 }

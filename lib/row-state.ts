@@ -29,7 +29,12 @@ export type Effect =
 
 export const initialRowState: RowState = { block: 'text', from: 0 }
 
-const effects = { text: { type: 'text' }, hidden: { type: 'hidden' }, open: { type: 'open' }, end: { type: 'end' } } as const satisfies Record<string, Effect>
+const effects = {
+  text: { type: 'text' },
+  hidden: { type: 'hidden' },
+  open: { type: 'open' },
+  end: { type: 'end' }
+} as const satisfies Record<string, Effect>
 
 /**
  * nanochat's RowState as a pure function (MODEL.md 5): the state after the row's `index`-th output token, and what it
@@ -50,11 +55,9 @@ export function nextRowState(state: RowState, token: number, index: number, ids:
   }
   if (state.block === 'python') return { state, effect: effects.hidden }
   if (token === ids.outputStart) return { state: { block: 'output', from: index + 1 }, effect: effects.open }
-  if (token === ids.outputEnd && state.block === 'output') return { state: { block: 'text', from: index + 1 }, effect: { type: 'output', from: state.from } }
+  if (token === ids.outputEnd && state.block === 'output') {
+    return { state: { block: 'text', from: index + 1 }, effect: { type: 'output', from: state.from } }
+  }
   if (state.block === 'output' || token === ids.outputEnd || ids.others.includes(token)) return { state, effect: effects.hidden }
   return { state, effect: effects.text }
-}
-
-export function isTerminal(token: number, ids: SpecialIds | null): boolean {
-  return ids !== null && (token === ids.assistantEnd || token === ids.bos)
 }

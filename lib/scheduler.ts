@@ -50,8 +50,8 @@ export class Scheduler {
     const { maxRows, kvCacheBytes } = this.#options
     if (rows > maxRows || rows * bytesPerRow > kvCacheBytes) {
       throw new NanochatError('ERR_OUT_OF_MEMORY',
-        `${rows} rows of up to ${length} tokens need ${rows * bytesPerRow} bytes of KV cache; the engine has ${maxRows} rows and kvCacheBytes ${kvCacheBytes}. `
-        + 'Lower maxTokens or numSamples, or raise kvCacheBytes.')
+        `${rows} rows of up to ${length} tokens need ${rows * bytesPerRow} bytes of KV cache; `
+        + `the engine has ${maxRows} rows and kvCacheBytes ${kvCacheBytes}. Lower maxTokens or numSamples, or raise kvCacheBytes.`)
     }
     try {
       await new Promise<void>((resolve, reject) => {
@@ -165,7 +165,9 @@ interface PrefillJob extends Cancellable<Float32Array> { sequence: Sequence, tok
 interface DecodeJob extends Cancellable<Run[]> { rows: readonly DecodeRow[] }
 
 /** A job that leaves `queue` and rejects when `signal` aborts; one that is in a pass by then is left to the pass. */
-function cancellable<T, J>(queue: (J & Cancellable<T>)[], job: J, signal: AbortSignal, resolve: (value: T) => void, reject: (reason: unknown) => void): J & Cancellable<T> {
+function cancellable<T, J>(
+  queue: (J & Cancellable<T>)[], job: J, signal: AbortSignal, resolve: (value: T) => void, reject: (reason: unknown) => void
+): J & Cancellable<T> {
   const settled = (): void => signal.removeEventListener('abort', leave)
   const whole: J & Cancellable<T> = {
     ...job, signal,

@@ -17,7 +17,7 @@ export function stopMatcher(stops: readonly string[]): StopMatcher {
       const whole = held + text
       const match = firstMatch(whole, stops)
       held = match ? '' : whole.slice(whole.length - tailLength(whole, stops))
-      return match ? { text: whole.slice(0, match.start), matched: true } : { text: whole.slice(0, whole.length - held.length), matched: false }
+      return { text: whole.slice(0, match ? match.start : whole.length - held.length), matched: match !== null }
     },
     end() {
       const text = held
