@@ -19,6 +19,7 @@ test('isas: the one in use comes first, plain is always there, the reference is 
   assert.is(isas()[0], native().info().isa)
   assert.ok(isas().includes('plain'))
   assert.not.ok(isas().includes('reference'))
+  assert.throws(() => native().probe([1], 'reference'), /instruction set of this machine/)
 })
 
 test('rmsNorm and embed agree with the reference, and rows are independent', () => {

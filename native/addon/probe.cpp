@@ -56,7 +56,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   std::vector<int> threads;
   for (uint32_t i = 0; i < counts.Length(); i++) threads.push_back(static_cast<int>(expect_integer(counts.Get(i), "threads", 1, 1024)));
   const Kernels* kernels = find_kernels(info[1].IsUndefined() ? nullptr : expect_string(info[1], "isa").c_str());
-  if (!kernels) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an instruction set of this machine for isa."));
+  if (!kernels || !kernels->probe.read) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an instruction set of this machine for isa."));
   auto* worker = new ProbeWorker(env, kernels, std::move(threads));
   const Napi::Promise promise = worker->promise();
   worker->Queue();
