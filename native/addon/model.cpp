@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <unordered_set>
 
 #include "addon/convert.h"
 #include "addon/runner.h"
@@ -196,17 +197,16 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   Napi::Value forward(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     expect_usable(env, runner_->is_closing(), "model");
-    if (!info[0].IsArray()) throw_invalid(env, "Expected an array for sequences.");
-    const Napi::Array sequences = info[0].As<Napi::Array>();
+    auto pass = std::make_shared<Pass>();
+    pass->sequences = expect_sequences(env, info[0]);  // note: first, because getters of a strange array could detach the others
     const auto tokens = expect_array<Napi::Int32Array>(info[1], "tokens", napi_int32_array, "an Int32Array");
     const auto counts = expect_array<Napi::Int32Array>(info[2], "counts", napi_int32_array, "an Int32Array");
     const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
     const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
-    const size_t rows = sequences.Length();
+    const size_t rows = pass->sequences.size();
     if (rows == 0 || counts.ElementLength() != rows || wanted.ElementLength() != rows) throw_invalid(env, "Expected as many counts and logits as sequences, at least one.");
     if (tokens.ElementLength() > static_cast<size_t>(kMostTokensPerPass)) throw_invalid(env, "Expected at most 1048576 tokens in a pass.");
 
-    auto pass = std::make_shared<Pass>();
     pass->tokens.assign(tokens.Data(), tokens.Data() + tokens.ElementLength());
     for (int32_t id : pass->tokens) {
       if (id < 0 || id >= config_.vocab_size) throw_invalid(env, "Expected token ids from 0 to " + std::to_string(config_.vocab_size - 1) + " but received " + std::to_string(id) + ".");
@@ -216,14 +216,10 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       const int64_t count = counts[r];
       if (count < 1 || count > static_cast<int64_t>(pass->tokens.size()) - begin) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
       if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
-      const auto state = expect_sequence(env, sequences.Get(static_cast<uint32_t>(r)));
-      for (const auto& other : pass->sequences) {
-        if (other == state) throw_invalid(env, "Expected each sequence once in a pass.");
-      }
+      const auto& state = pass->sequences[r];
       if (state->length + count > config_.max_positions()) {
         throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(state->length + count) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
       }
-      pass->sequences.push_back(state);
       pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, static_cast<WantedLogits>(wanted[r])});
       logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : count;
       begin += count;
@@ -259,6 +255,18 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       pass->out.Reset();
     };
     return start_job(env, runner_, std::move(job), value, always);
+  }
+
+  std::vector<std::shared_ptr<SequenceState>> expect_sequences(Napi::Env env, const Napi::Value& value) {
+    if (!value.IsArray()) throw_invalid(env, "Expected an array for sequences.");
+    const Napi::Array array = value.As<Napi::Array>();
+    std::vector<std::shared_ptr<SequenceState>> sequences;
+    std::unordered_set<const SequenceState*> seen;
+    for (uint32_t i = 0; i < array.Length(); i++) {
+      sequences.push_back(expect_sequence(env, array.Get(i)));
+      if (!seen.insert(sequences.back().get()).second) throw_invalid(env, "Expected each sequence once in a pass.");
+    }
+    return sequences;
   }
 
   std::shared_ptr<SequenceState> expect_sequence(Napi::Env env, const Napi::Value& value) {
