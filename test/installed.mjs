@@ -12,6 +12,6 @@ const missing = names.filter((name) => !(name in cjs))
 if (missing.length > 0) throw new Error(`the CommonJS build lacks ${missing.join(', ')}`)
 if (cjs.useCalculator('6/2') !== '3.0') throw new Error('the CommonJS build does not compute')
 
-const answer = execFileSync('node_modules/.bin/nanochat-node', ['chat', '-p', 'What is 1234 * 5678?'], { encoding: 'utf8' })
+const answer = execFileSync('node_modules/.bin/nanochat-node', ['chat', '-i', 'demo', '-p', 'What is 1234 * 5678?'], { encoding: 'utf8' })
 if (!answer.includes('7006652')) throw new Error(`expected 7006652 in the answer but received ${JSON.stringify(answer)}`)
 console.log(`installed: ${names.length} exports in both formats, and the demo model answers`)
