@@ -75,7 +75,7 @@ export interface NativeLoadOptions {
 }
 
 export interface NativeBinding {
-  info(): { isa: string, isas: string[], physicalCores: number, build: string }
+  info(): { isa: string, isas: string[], physicalCores: number }
   describe(spec: ModelSpec): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>

@@ -1,14 +1,15 @@
 #include <napi.h>
 
-namespace {
+#include "addon/convert.h"
+#include "addon/model.h"
 
-Napi::Object init(Napi::Env env, Napi::Object exports) {
-  exports.Set("info", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
-    return Napi::Object::New(info.Env());
-  }));
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  nanochat::init_model(env);
+  exports.Set("info", Napi::Function::New(env, nanochat::machine_info, "info"));
+  exports.Set("describe", Napi::Function::New(env, nanochat::describe, "describe"));
+  exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
+  exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));
   return exports;
 }
-
-}  // namespace
 
 NODE_API_MODULE(nanochat, init)

@@ -1,0 +1,23 @@
+// Between JavaScript values and the addon's own structs. Every reader checks and says what it expected.
+#pragma once
+#include <napi.h>
+
+#include <string>
+
+#include "model/config.h"
+
+namespace nanochat {
+
+// Throws a JavaScript error with a code, as a C++ exception that node-addon-api hands on.
+[[noreturn]] void throw_status(Napi::Env env, const Status& status);
+Napi::Error make_error(Napi::Env env, const Status& status);
+
+ModelSpec read_spec(const Napi::Value& value);
+Napi::Value describe(const Napi::CallbackInfo& info);
+
+Napi::Object expect_object(const Napi::Value& value, const char* name);
+std::string expect_string(const Napi::Value& value, const char* name);
+double expect_number(const Napi::Value& value, const char* name, double least, double most);
+int64_t expect_integer(const Napi::Value& value, const char* name, int64_t least, int64_t most);
+
+}  // namespace nanochat

@@ -1,0 +1,417 @@
+#include "addon/model.h"
+
+#include <chrono>
+#include <cstring>
+
+#include "addon/convert.h"
+#include "addon/runner.h"
+#include "cpu/machine.h"
+
+namespace nanochat {
+
+namespace {
+
+constexpr int64_t kMostTokensPerPass = 1 << 20;
+
+// What the JavaScript thread knows of a sequence. While `busy`, the inference thread has `sequence` to itself.
+struct SequenceState {
+  SequenceState(std::shared_ptr<Runner> owner, std::unique_ptr<Sequence> s) : runner(std::move(owner)), sequence(std::move(s)), length(sequence->length()) {}
+  std::shared_ptr<Runner> runner;
+  std::unique_ptr<Sequence> sequence;
+  int64_t length;
+  bool busy = false;
+};
+
+struct Constructors {
+  Napi::FunctionReference model, sequence;
+};
+
+void expect_usable(Napi::Env env, bool disposed, const char* what) {
+  if (disposed) throw_status(env, Status::error("ERR_DISPOSED", std::string("The ") + what + " has been disposed."));
+}
+
+[[noreturn]] void throw_invalid(Napi::Env env, const std::string& message) { throw_status(env, Status::error("ERR_INVALID_ARG", message)); }
+
+template <class A> A expect_array(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) throw_invalid(value.Env(), std::string("Expected ") + type_name + " for " + name + ".");
+  return value.As<A>();
+}
+
+// { promise, cancel }: enqueues the job; `value` makes the promise's value once the work is done.
+Napi::Object start_job(Napi::Env env, const std::shared_ptr<Runner>& runner, std::shared_ptr<Job> job, std::function<Napi::Value(Napi::Env)> value,
+                       std::function<void(Napi::Env, const Status&)> always) {
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  job->settle = [deferred, value = std::move(value), always = std::move(always)](Napi::Env e, const Status& status) {
+    try {
+      if (status.ok()) deferred.Resolve(value(e));
+      else deferred.Reject(make_error(e, status).Value());
+    } catch (const Napi::Error& error) {
+      deferred.Reject(error.Value());
+    }
+    always(e, status);
+  };
+  Napi::Object handle = Napi::Object::New(env);
+  handle.Set("promise", deferred.Promise());
+  handle.Set("cancel", Napi::Function::New(env, [job](const Napi::CallbackInfo&) { job->cancelled = true; }, "cancel"));
+  runner->enqueue(std::move(job));
+  return handle;
+}
+
+class NativeSequence : public Napi::ObjectWrap<NativeSequence> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "NativeSequence", {
+      InstanceAccessor<&NativeSequence::length>("length"),
+      InstanceMethod<&NativeSequence::fork>("fork"),
+      InstanceMethod<&NativeSequence::truncate>("truncate"),
+      InstanceMethod<&NativeSequence::dispose>("dispose"),
+    });
+  }
+
+  static Napi::Value create(Napi::Env env, std::shared_ptr<SequenceState> state) {
+    const auto external = Napi::External<std::shared_ptr<SequenceState>>::New(env, &state);
+    return env.GetInstanceData<Constructors>()->sequence.New({external});
+  }
+
+  explicit NativeSequence(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeSequence>(info) {
+    if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "A sequence is made by newSequence().");
+    state_ = *info[0].As<Napi::External<std::shared_ptr<SequenceState>>>().Data();
+  }
+
+  const std::shared_ptr<SequenceState>& state() const { return state_; }
+
+ private:
+  SequenceState& expect_idle(Napi::Env env) {
+    expect_usable(env, !state_ || state_->runner->is_closing(), "sequence or its model");
+    if (state_->busy) throw_invalid(env, "The sequence is in a pass; wait for it to end.");
+    return *state_;
+  }
+
+  Napi::Value length(const Napi::CallbackInfo& info) {
+    expect_usable(info.Env(), !state_, "sequence");
+    return Napi::Number::New(info.Env(), static_cast<double>(state_->length));
+  }
+
+  Napi::Value fork(const Napi::CallbackInfo& info) {
+    SequenceState& state = expect_idle(info.Env());
+    return create(info.Env(), std::make_shared<SequenceState>(state.runner, state.sequence->fork()));
+  }
+
+  void truncate(const Napi::CallbackInfo& info) {
+    SequenceState& state = expect_idle(info.Env());
+    state.length = expect_integer(info[0], "length", 0, state.length);
+    state.sequence->truncate(state.length);
+  }
+
+  void dispose(const Napi::CallbackInfo&) { state_.reset(); }  // note: a pass in flight holds its own reference
+
+  std::shared_ptr<SequenceState> state_;
+};
+
+// A pass on its way through the inference thread. Its references are dropped on the JavaScript thread only.
+struct Pass {
+  std::vector<std::shared_ptr<SequenceState>> sequences;
+  std::vector<int32_t> tokens;
+  std::vector<BatchRow> rows;
+  std::vector<float> logits;
+  Napi::ObjectReference model, out;
+
+  // When the environment ends first, the references end with it and must not be touched.
+  void forget_references() {
+    model.SuppressDestruct();
+    out.SuppressDestruct();
+  }
+};
+
+class NativeModel : public Napi::ObjectWrap<NativeModel> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "NativeModel", {
+      InstanceAccessor<&NativeModel::memory_bytes>("memoryBytes"),
+      InstanceAccessor<&NativeModel::num_params>("numParams"),
+      InstanceAccessor<&NativeModel::threads>("threads"),
+      InstanceAccessor<&NativeModel::isa>("isa"),
+      InstanceAccessor<&NativeModel::kv_bytes_per_token>("kvBytesPerToken"),
+      InstanceMethod<&NativeModel::new_sequence>("newSequence"),
+      InstanceMethod<&NativeModel::forward>("forward"),
+      InstanceMethod<&NativeModel::dispose>("dispose"),
+    });
+  }
+
+  static Napi::Value create(Napi::Env env, std::shared_ptr<Runner> runner) {
+    const auto external = Napi::External<std::shared_ptr<Runner>>::New(env, &runner);
+    return env.GetInstanceData<Constructors>()->model.New({external});
+  }
+
+  explicit NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {
+    if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "A model is made by load() or seeded().");
+    runner_ = *info[0].As<Napi::External<std::shared_ptr<Runner>>>().Data();
+    const CpuModel& model = *runner_->model();
+    config_ = model.config();
+    memory_bytes_ = model.memory_bytes();
+    isa_ = model.isa();
+    threads_ = runner_->pool().threads();
+    kv_bytes_per_token_ = static_cast<int64_t>(model.page_pool()->page_bytes()) / kPage;
+    page_pool_ = model.page_pool();
+  }
+
+  void Finalize(Napi::BasicEnv env) override {
+    runner_->close_now(false);
+    runner_->report_external_memory(env);
+  }
+
+ private:
+  Napi::Value memory_bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(memory_bytes_)); }
+  Napi::Value threads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads_); }
+  Napi::Value isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), isa_); }
+  Napi::Value kv_bytes_per_token(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(kv_bytes_per_token_)); }
+
+  Napi::Value num_params(const Napi::CallbackInfo& info) {
+    double count = 0;
+    for (const TensorShape& tensor : tensor_table(config_)) {
+      double elements = 1;
+      for (int64_t dimension : tensor.shape) elements *= static_cast<double>(dimension);
+      count += elements;
+    }
+    return Napi::Number::New(info.Env(), count);
+  }
+
+  Napi::Value new_sequence(const Napi::CallbackInfo& info) {
+    expect_usable(info.Env(), runner_->is_closing(), "model");
+    return NativeSequence::create(info.Env(), std::make_shared<SequenceState>(runner_, std::make_unique<Sequence>(page_pool_)));
+  }
+
+  // forward(sequences, tokens, counts, logits, out)
+  Napi::Value forward(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    expect_usable(env, runner_->is_closing(), "model");
+    if (!info[0].IsArray()) throw_invalid(env, "Expected an array for sequences.");
+    const Napi::Array sequences = info[0].As<Napi::Array>();
+    const auto tokens = expect_array<Napi::Int32Array>(info[1], "tokens", napi_int32_array, "an Int32Array");
+    const auto counts = expect_array<Napi::Int32Array>(info[2], "counts", napi_int32_array, "an Int32Array");
+    const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
+    const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
+    const size_t rows = sequences.Length();
+    if (rows == 0 || counts.ElementLength() != rows || wanted.ElementLength() != rows) throw_invalid(env, "Expected as many counts and logits as sequences, at least one.");
+    if (tokens.ElementLength() > static_cast<size_t>(kMostTokensPerPass)) throw_invalid(env, "Expected at most 1048576 tokens in a pass.");
+
+    auto pass = std::make_shared<Pass>();
+    pass->tokens.assign(tokens.Data(), tokens.Data() + tokens.ElementLength());
+    for (int32_t id : pass->tokens) {
+      if (id < 0 || id >= config_.vocab_size) throw_invalid(env, "Expected token ids from 0 to " + std::to_string(config_.vocab_size - 1) + " but received " + std::to_string(id) + ".");
+    }
+    int64_t begin = 0, logits_rows = 0;
+    for (size_t r = 0; r < rows; r++) {
+      const int64_t count = counts[r];
+      if (count < 1 || count > static_cast<int64_t>(pass->tokens.size()) - begin) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
+      if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
+      const auto state = expect_sequence(env, sequences.Get(static_cast<uint32_t>(r)));
+      for (const auto& other : pass->sequences) {
+        if (other == state) throw_invalid(env, "Expected each sequence once in a pass.");
+      }
+      if (state->length + count > config_.max_positions()) {
+        throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(state->length + count) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
+      }
+      pass->sequences.push_back(state);
+      pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, static_cast<WantedLogits>(wanted[r])});
+      logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : count;
+      begin += count;
+    }
+    if (begin != static_cast<int64_t>(pass->tokens.size())) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
+    const size_t logits_size = static_cast<size_t>(logits_rows) * static_cast<size_t>(config_.vocab_size);
+    if (out.ElementLength() < logits_size) throw_invalid(env, "Expected out to have room for " + std::to_string(logits_size) + " logits.");
+
+    for (const auto& state : pass->sequences) state->busy = true;
+    pass->model = Napi::Persistent(info.This().As<Napi::Object>());
+    pass->out = Napi::Persistent(out.As<Napi::Object>());
+    pass->forget_references();
+    auto job = std::make_shared<Job>();
+    Runner* runner = runner_.get();
+    job->work = [pass, runner, logits_size, job = job.get()] {
+      pass->logits.resize(logits_size);
+      return runner->model()->forward(pass->rows, pass->logits.data(), job->cancelled);
+    };
+    const auto value = [pass](Napi::Env e) -> Napi::Value {
+      auto target = pass->out.Value().As<Napi::Float32Array>();
+      if (target.ElementLength() < pass->logits.size()) throw_invalid(e, "The array for the logits was detached during the pass.");
+      if (!pass->logits.empty()) std::memcpy(target.Data(), pass->logits.data(), pass->logits.size() * sizeof(float));
+      return e.Undefined();
+    };
+    const auto always = [pass](Napi::Env, const Status&) {
+      for (const auto& state : pass->sequences) {
+        state->busy = false;
+        state->length = state->sequence->length();
+      }
+      pass->model.Reset();
+      pass->out.Reset();
+    };
+    return start_job(env, runner_, std::move(job), value, always);
+  }
+
+  std::shared_ptr<SequenceState> expect_sequence(Napi::Env env, const Napi::Value& value) {
+    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(env.GetInstanceData<Constructors>()->sequence.Value())) throw_invalid(env, "Expected sequences of newSequence().");
+    const auto state = NativeSequence::Unwrap(value.As<Napi::Object>())->state();
+    expect_usable(env, !state, "sequence");
+    if (state->runner != runner_) throw_invalid(env, "Expected a sequence of this model.");
+    if (state->busy) throw_invalid(env, "The sequence is in a pass; wait for it to end.");
+    return state;
+  }
+
+  Napi::Value dispose(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    if (!disposed_) {
+      const auto deferred = Napi::Promise::Deferred::New(env);
+      disposed_ = std::make_unique<Napi::ObjectReference>(Napi::Persistent(deferred.Promise().As<Napi::Object>()));
+      if (runner_->is_closing()) deferred.Resolve(env.Undefined());
+      else runner_->close([deferred](Napi::Env e) { deferred.Resolve(e.Undefined()); });
+    }
+    return disposed_->Value();
+  }
+
+  std::shared_ptr<Runner> runner_;
+  std::shared_ptr<PagePool> page_pool_;
+  std::unique_ptr<Napi::ObjectReference> disposed_;  // the promise of dispose()
+  ModelConfig config_;
+  int64_t memory_bytes_ = 0, kv_bytes_per_token_ = 0;
+  int threads_ = 1;
+  const char* isa_ = "";
+};
+
+struct LoadOptions {
+  ComputeType type = ComputeType::bfloat16;
+  int threads = 0;
+  const Kernels* kernels = nullptr;
+  Napi::FunctionReference on_progress;
+};
+
+void read_options(const Napi::Value& value, LoadOptions* options) {
+  const Napi::Env env = value.Env();
+  const Napi::Object o = expect_object(value, "options");
+  const std::string dtype = expect_string(o.Get("dtype"), "dtype");
+  if (dtype != "float32" && dtype != "bfloat16") throw_invalid(env, "Expected float32 or bfloat16 for dtype but received " + dtype + ".");
+  options->type = dtype == "float32" ? ComputeType::float32 : ComputeType::bfloat16;
+  options->threads = static_cast<int>(expect_integer(o.Get("threads"), "threads", 0, 1024));
+  if (options->threads == 0) options->threads = physical_cores();
+  const Napi::Value isa = o.Get("isa");
+  options->kernels = find_kernels(isa.IsUndefined() ? nullptr : expect_string(isa, "isa").c_str());
+  if (!options->kernels) throw_invalid(env, "Expected an instruction set of this machine for isa but received " + expect_string(isa, "isa") + ".");
+  const Napi::Value on_progress = o.Get("onProgress");
+  if (on_progress.IsFunction()) options->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
+}
+
+using MakeSource = std::function<Status(std::unique_ptr<TensorSource>*)>;
+
+Status check_memory(int64_t bytes) {
+  const int64_t available = available_memory_bytes();
+  if (bytes <= available) return {};
+  const auto megabytes = [](int64_t n) { return std::to_string(n >> 20) + " MB"; };
+  return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + megabytes(bytes) + " and " + megabytes(available) + " are available. Use dtype bfloat16, a smaller model or a machine with more memory.");
+}
+
+Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options, MakeSource make_source) {
+  ModelConfig config;
+  const Status status = make_config(spec, &config);
+  if (!status.ok()) throw_status(env, status);
+  const auto runner = Runner::create(env, options.threads);
+  auto progress = std::make_shared<Napi::FunctionReference>(std::move(options.on_progress));
+  progress->SuppressDestruct();
+
+  auto job = std::make_shared<Job>();
+  Runner* raw = runner.get();
+  job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, cancelled = &job->cancelled]() -> Status {
+    std::unique_ptr<TensorSource> source;
+    Status status = make_source(&source);
+    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source));
+    if (!status.ok()) return status;
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point last;
+    const auto report = [&](int64_t bytes, int64_t total) {
+      const auto now = Clock::now();
+      if (bytes < total && now - last < std::chrono::milliseconds(30)) return;
+      last = now;
+      raw->post([progress, bytes, total](Napi::Env e) {
+        if (!progress->IsEmpty()) progress->Call({Napi::String::New(e, "convert"), Napi::Number::New(e, static_cast<double>(bytes)), Napi::Number::New(e, static_cast<double>(total))});
+      });
+    };
+    return load_cpu_model(config, type, *source, kernels, {&raw->pool(), cancelled, report}, &raw->model());
+  };
+  const auto value = [runner](Napi::Env e) -> Napi::Value {
+    runner->report_external_memory(e);
+    return NativeModel::create(e, runner);
+  };
+  const auto always = [runner, progress](Napi::Env, const Status& result) {
+    progress->Reset();
+    if (!result.ok()) runner->close([](Napi::Env) {});
+  };
+  return start_job(env, runner, std::move(job), value, always);
+}
+
+StoredType read_type(const Napi::Value& value) {
+  const std::string name = expect_string(value, "dtype");
+  if (name == "float32") return StoredType::f32;
+  if (name == "bfloat16") return StoredType::b16;
+  if (name == "float16") return StoredType::f16;
+  throw_invalid(value.Env(), "Expected float32, bfloat16 or float16 for a tensor's dtype.");
+}
+
+TensorEntry read_tensor(const Napi::Value& value) {
+  const Napi::Object o = expect_object(value, "tensors");
+  TensorEntry entry;
+  entry.name = expect_string(o.Get("name"), "name");
+  entry.type = read_type(o.Get("dtype"));
+  if (!o.Get("shape").IsArray()) throw_invalid(value.Env(), "Expected an array for shape.");
+  const Napi::Array shape = o.Get("shape").As<Napi::Array>();
+  for (uint32_t d = 0; d < shape.Length(); d++) entry.shape.push_back(expect_integer(shape.Get(d), "shape", 1, int64_t{1} << 40));
+  entry.file = static_cast<int>(expect_integer(o.Get("file"), "file", 0, 1 << 20));
+  entry.offset = expect_integer(o.Get("offset"), "offset", 0, int64_t{1} << 52);
+  return entry;
+}
+
+}  // namespace
+
+Napi::Value load(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const ModelSpec spec = read_spec(info[0]);
+  if (!info[1].IsArray() || !info[2].IsArray()) throw_invalid(env, "Expected arrays for tensors and files.");
+  std::vector<TensorEntry> entries;
+  const Napi::Array tensors = info[1].As<Napi::Array>(), paths = info[2].As<Napi::Array>();
+  for (uint32_t i = 0; i < tensors.Length(); i++) entries.push_back(read_tensor(tensors.Get(i)));
+  std::vector<std::string> files;
+  for (uint32_t i = 0; i < paths.Length(); i++) files.push_back(expect_string(paths.Get(i), "files"));
+  LoadOptions options;
+  read_options(info[3], &options);
+  return start_load(env, spec, std::move(options), [entries, files](std::unique_ptr<TensorSource>* source) { return TensorSource::open(entries, files, source); });
+}
+
+Napi::Value seeded(const Napi::CallbackInfo& info) {
+  const ModelSpec spec = read_spec(info[0]);
+  const uint32_t seed = static_cast<uint32_t>(expect_integer(info[1], "seed", 0, UINT32_MAX));
+  LoadOptions options;
+  read_options(info[2], &options);
+  return start_load(info.Env(), spec, std::move(options), [seed](std::unique_ptr<TensorSource>* source) {
+    *source = TensorSource::seeded(seed);
+    return Status{};
+  });
+}
+
+Napi::Value machine_info(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const char* names[8];
+  const int count = list_kernels(names);
+  Napi::Array isas = Napi::Array::New(env, static_cast<size_t>(count));
+  for (int i = 0; i < count; i++) isas.Set(static_cast<uint32_t>(i), names[i]);
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("isa", find_kernels(nullptr)->isa);
+  result.Set("isas", isas);
+  result.Set("physicalCores", physical_cores());
+  return result;
+}
+
+void init_model(Napi::Env env) {
+  auto* constructors = new Constructors();
+  constructors->model = Napi::Persistent(NativeModel::define(env));
+  constructors->sequence = Napi::Persistent(NativeSequence::define(env));
+  env.SetInstanceData(constructors);
+}
+
+}  // namespace nanochat

@@ -1,0 +1,323 @@
+// The forward pass, MODEL.md 1. Letters: T tokens of the batch, C n_embd, H n_head, K n_kv_head, D head_dim, V vocab.
+#include "cpu/forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace nanochat {
+
+namespace {
+
+constexpr int kRowBlock = 48;        // rows of a product that one task takes
+constexpr int64_t kSerialWork = 8192;  // elements below which waking the other threads costs more than it saves
+
+template <class T> class Forward final : public CpuModel {
+ public:
+  Forward(ModelConfig config, const Kernels* kernels, ThreadPool* pool) : CpuModel(std::move(config), kernels, pool), k_(kernels->of<T>()) {
+    const int D = config_.head_dim;
+    key_elements_ = static_cast<int64_t>(D) * kPage;
+    value_elements_ = static_cast<int64_t>(value_dim(D)) * kPage;
+    layer_elements_ = config_.n_kv_head * (key_elements_ + value_elements_);
+    page_pool_ = std::make_shared<PagePool>(static_cast<size_t>(layer_elements_) * config_.n_layer * sizeof(T));
+    for (int i = 0; i < D / 2; i++) {
+      const float exponent = static_cast<float>(2 * i) / static_cast<float>(D);
+      inv_freq_.push_back(1.0f / static_cast<float>(std::pow(static_cast<double>(config_.rope_base), static_cast<double>(exponent))));
+    }
+  }
+
+  Status load(const TensorSource& source, const LoadContext& context) {
+    memory_bytes_ = weight_bytes<T>(config_, source);
+    return load_weights<T>(config_, source, context, &w_);
+  }
+
+  Status forward(const std::vector<BatchRow>& batch, float* out, const std::atomic<bool>& cancelled) override {
+    batch_ = &batch;
+    Status status = begin(batch);
+    if (status.ok()) status = run(out, cancelled);
+    for (const BatchRow& row : batch) {
+      if (!status.ok()) row.sequence->truncate(row.sequence->length());
+      else row.sequence->append(row.tokens, row.count);
+    }
+    return status;
+  }
+
+ private:
+  // One token of the batch.
+  struct Token {
+    int32_t id;
+    int32_t previous;  // the id before it in its sequence, -1 at the start
+    int64_t position;
+  };
+
+  Status begin(const std::vector<BatchRow>& batch) {
+    tokens_.clear();
+    row_begin_.clear();
+    logits_tokens_.clear();
+    try {
+      for (const BatchRow& row : batch) {
+        row_begin_.push_back(static_cast<int64_t>(tokens_.size()));
+        const int64_t start = row.sequence->length();
+        int32_t previous = start > 0 ? row.sequence->ids().back() : -1;
+        for (int64_t t = 0; t < row.count; t++) {
+          if (row.logits == WantedLogits::all || (row.logits == WantedLogits::last && t == row.count - 1)) {
+            logits_tokens_.push_back(static_cast<int64_t>(tokens_.size()));
+          }
+          tokens_.push_back({row.tokens[t], previous, start + t});
+          previous = row.tokens[t];
+        }
+        row.sequence->reserve(row.count);
+      }
+      resize_scratch();
+    } catch (const std::bad_alloc&) {
+      for (const BatchRow& row : batch) row.sequence->truncate(row.sequence->length());
+      return Status::error("ERR_OUT_OF_MEMORY", "Not enough memory for the KV cache or the activations of this pass. Use fewer rows, shorter prompts or a smaller model.");
+    }
+    return {};
+  }
+
+  void resize_scratch() {
+    const int64_t T_ = static_cast<int64_t>(tokens_.size());
+    if (T_ <= capacity_) return;
+    const auto& c = config_;
+    const auto floats = [&](int64_t per_token) { return Buffer(static_cast<size_t>(T_ * per_token) * sizeof(float)); };
+    capacity_ = 0;
+    x_ = floats(c.n_embd);
+    x0_ = floats(c.n_embd);
+    x_backout_ = floats(c.n_embd);
+    qkv_ = floats(c.qkv_dim());
+    cos_ = floats(c.head_dim / 2);
+    sin_ = floats(c.head_dim / 2);
+    n_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(T));
+    q_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(T));
+    y_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(T));
+    hidden_ = Buffer(static_cast<size_t>(T_ * hidden_stride()) * sizeof(T));
+    std::memset(hidden_.template as<void>(), 0, hidden_.bytes());  // note: an odd width is padded to whole steps of k
+    capacity_ = T_;
+  }
+
+  Status run(float* out, const std::atomic<bool>& cancelled) {
+    const auto& c = config_;
+    const int C = c.n_embd;
+    const auto aborted = [&] { return cancelled.load(std::memory_order_relaxed); };
+    const Status abort = Status::error("ERR_ABORTED", "The pass was aborted.");
+
+    rope_table();
+    embed();
+    for (int l = 0; l < c.n_layer; l++) {
+      const LayerWeights<T>& layer = w_.layers[static_cast<size_t>(l)];
+      if (aborted()) return abort;
+      each_token(C, [&](int64_t t) {                                   // x = resid_lambda x + x0_lambda x0;  n = norm(x)
+        if (c.has_lambdas) kernels_->mix(x(t), x0(t), C, layer.resid_lambda, layer.x0_lambda);
+        k_.rms_norm(x(t), C, c.norm_eps, n(t));
+      });
+      matmul(layer.c_qkv, n(0), C, T_(), Epilogue::store, qkv(0), c.qkv_dim());
+      if (aborted()) return abort;
+      append_keys_and_values(l, layer);
+      attention(l);
+      if (aborted()) return abort;
+      matmul(layer.c_proj, y(0), C, T_(), Epilogue::add, x(0), C);     // x = x + c_proj y
+      each_token(C, [&](int64_t t) { k_.rms_norm(x(t), C, c.norm_eps, n(t)); });
+      matmul(layer.c_fc, n(0), C, T_(), Epilogue::relu2, hidden_.template as<T>(), hidden_stride());
+      if (aborted()) return abort;
+      matmul(layer.mlp_c_proj, hidden_.template as<T>(), hidden_stride(), T_(), Epilogue::add, x(0), C);
+      if (c.has_smear && l == c.n_layer / 2) std::copy_n(x(0), T_() * C, x_backout_.template as<float>());
+    }
+    if (aborted()) return abort;
+    lm_head(out);
+    return {};
+  }
+
+  // cos and sin of every token's position: angle = fl32(position * inv_freq).
+  void rope_table() {
+    const int half = config_.head_dim / 2;
+    each_token(half * 32, [&](int64_t t) {
+      float* cos = cos_.template as<float>() + t * half;
+      float* sin = sin_.template as<float>() + t * half;
+      for (int i = 0; i < half; i++) {
+        const double angle = static_cast<float>(tokens_[static_cast<size_t>(t)].position) * inv_freq_[static_cast<size_t>(i)];
+        cos[i] = static_cast<float>(std::cos(angle));
+        sin[i] = static_cast<float>(std::sin(angle));
+        if (config_.rope_table_bf16) {
+          cos[i] = to_float(to_bf16(cos[i]));
+          sin[i] = to_float(to_bf16(sin[i]));
+        }
+      }
+    });
+  }
+
+  // x = norm(wte[id]) and, in G6, x_t += smear_lambda * sigmoid(smear_gate . x_t[0:24]) * x_{t-1}; x0 = x.
+  void embed() {
+    const auto& c = config_;
+    const int C = c.n_embd;
+    each_token(2 * C, [&](int64_t t) {
+      const Token& token = tokens_[static_cast<size_t>(t)];
+      float* xt = x(t);
+      kernels_->embed(w_.wte.row(token.id), w_.wte.is_bf16, C, c.norm_eps, xt);
+      if (c.has_smear && token.previous >= 0) {
+        float* before = x0(t);
+        kernels_->embed(w_.wte.row(token.previous), w_.wte.is_bf16, C, c.norm_eps, before);
+        float dot = 0;
+        for (int i = 0; i < kSmearChannels; i++) dot += w_.smear_gate[static_cast<size_t>(i)] * xt[i];
+        kernels_->mix(xt, before, C, 1.0f, w_.smear_lambda / (1.0f + std::exp(-dot)));
+      }
+      std::copy_n(xt, C, x0(t));
+    });
+  }
+
+  // q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache, q to q_.
+  void append_keys_and_values(int l, const LayerWeights<T>& layer) {
+    const auto& c = config_;
+    const int D = c.head_dim, K = c.n_kv_head, group = c.n_head / K;
+    each(static_cast<int64_t>(batch_->size()) * K, T_() * c.qkv_dim(), [&](int64_t task) {
+      const size_t r = static_cast<size_t>(task / K);
+      const int h = static_cast<int>(task % K);
+      const BatchRow& row = (*batch_)[r];
+      for (int64_t t = row_begin_[r]; t < row_begin_[r] + row.count; t++) {
+        const Token& token = tokens_[static_cast<size_t>(t)];
+        const float* cos = cos_.template as<float>() + t * (D / 2);
+        const float* sin = sin_.template as<float>() + t * (D / 2);
+        for (int g = 0; g < group; g++) {
+          float* q = qkv(t) + (h * group + g) * D;
+          kernels_->rope_norm(q, cos, sin, D, c.norm_eps, c.qk_scale);
+          k_.convert(q, D, q_.template as<T>() + t * c.n_embd + (h * group + g) * D);
+        }
+        float* k = qkv(t) + (c.n_head + h) * D;
+        float* v = qkv(t) + (c.n_head + K + h) * D;
+        kernels_->rope_norm(k, cos, sin, D, c.norm_eps, c.qk_scale);
+        if (c.has_value_embedding(l)) {
+          const Table& table = layer.value_embeds;
+          const uint8_t* value = static_cast<const uint8_t*>(table.row(token.id)) + static_cast<int64_t>(h) * D * (table.is_bf16 ? 2 : 4);
+          k_.gated_value(v, value, table.is_bf16, D, layer.ve_gate.data() + h * c.ve_gate_channels, n(t), c.ve_gate_channels, c.ve_gate_scale);
+        }
+        T* page = static_cast<T*>(row.sequence->page(token.position / kPage));
+        k_.append_kv(k, v, D, static_cast<int>(token.position % kPage), page + key_offset(l, h), page + value_offset(l, h));
+      }
+    });
+  }
+
+  // y = attention(q, k, v): query i sees keys max(0, i - w)..i.
+  void attention(int l) {
+    const auto& c = config_;
+    const int D = c.head_dim, K = c.n_kv_head, group = c.n_head / K, window = c.windows[static_cast<size_t>(l)];
+    struct Tile { int64_t token; int head, rows; bool over_heads; const BatchRow* row; };
+    // note: one query shares a kv head's keys among the heads of its group, several queries share them per head
+    std::vector<Tile> tiles;
+    for (size_t r = 0; r < batch_->size(); r++) {
+      const BatchRow& row = (*batch_)[r];
+      for (int h = 0; h < K; h++) {
+        if (row.count == 1) {
+          for (int g = 0; g < group; g += kTileRows) tiles.push_back({row_begin_[r], h * group + g, std::min(kTileRows, group - g), true, &row});
+          continue;
+        }
+        for (int g = 0; g < group; g++) {
+          for (int64_t t = 0; t < row.count; t += kTileRows) {
+            tiles.push_back({row_begin_[r] + t, h * group + g, static_cast<int>(std::min<int64_t>(kTileRows, row.count - t)), false, &row});
+          }
+        }
+      }
+    }
+    pool_->run(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+      const Tile& tile = tiles[static_cast<size_t>(i)];
+      const int h = tile.head / group;
+      AttentionRow seen[kTileRows];
+      for (int r = 0; r < tile.rows; r++) {
+        const int64_t position = tokens_[static_cast<size_t>(tile.token + (tile.over_heads ? 0 : r))].position;
+        seen[r] = {window < 0 ? 0 : std::max<int64_t>(0, position - window), position};
+      }
+      const int64_t at = tile.token * c.n_embd + static_cast<int64_t>(tile.head) * D;
+      const int64_t stride = tile.over_heads ? D : c.n_embd;
+      k_.attention_tile({q_.template as<T>() + at, stride, y_.template as<T>() + at, stride, seen, tile.rows, D,
+                         1.0f / std::sqrt(static_cast<float>(D)), tile.row->sequence->pages().data(), key_offset(l, h), value_offset(l, h)});
+    });
+  }
+
+  // x = x - backout_lambda x_backout;  logits = cap * tanh(lm_head norm(x) / cap), for the tokens that want them.
+  void lm_head(float* out) {
+    const auto& c = config_;
+    const int C = c.n_embd;
+    const int64_t rows = static_cast<int64_t>(logits_tokens_.size());
+    each(rows, rows * C, [&](int64_t i) {
+      const int64_t t = logits_tokens_[static_cast<size_t>(i)];
+      if (c.has_smear) kernels_->mix(x(t), x_backout_.template as<float>() + t * C, C, 1.0f, -w_.backout_lambda);
+      k_.rms_norm(x(t), C, c.norm_eps, n(i));
+    });
+    matmul(w_.lm_head, n(0), C, rows, Epilogue::softcap, out, c.vocab_size, c.softcap);
+  }
+
+  // y (rows, outputs) = epilogue(x w^T); x (rows, k)
+  void matmul(const PackedMatrix<T>& w, const T* x, int64_t x_stride, int64_t rows, Epilogue epilogue, void* y, int64_t y_stride, float cap = 0) {
+    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+    const size_t y_size = epilogue == Epilogue::relu2 ? sizeof(T) : sizeof(float);
+    pool_->run(w.panels() * blocks, [&](int64_t task) {
+      const int64_t panel = task / blocks, row = task % blocks * kRowBlock;
+      MatmulPanel<T> a;
+      a.x = x + row * x_stride;
+      a.x_stride = x_stride;
+      a.w = w.panel(panel);
+      a.y = static_cast<uint8_t*>(y) + (row * y_stride + panel * kPanel) * y_size;
+      a.y_stride = y_stride;
+      a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
+      a.k = round_up(w.k, kStep<T>);
+      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
+      a.epilogue = epilogue;
+      a.cap = cap;
+      k_.matmul_panel(a);
+    });
+  }
+
+  // f(0) .. f(count - 1), on all threads when there is enough work (in elements) to share.
+  template <class F> void each(int64_t count, int64_t work, const F& f) {
+    if (work > kSerialWork) return pool_->run(count, f);
+    for (int64_t i = 0; i < count; i++) f(i);
+  }
+
+  template <class F> void each_token(int64_t work_per_token, const F& f) { each(T_(), T_() * work_per_token, f); }
+
+  int64_t T_() const { return static_cast<int64_t>(tokens_.size()); }
+  int64_t hidden_stride() const { return round_up(config_.mlp_hidden, 2); }
+  float* x(int64_t t) { return x_.template as<float>() + t * config_.n_embd; }
+  float* x0(int64_t t) { return x0_.template as<float>() + t * config_.n_embd; }
+  T* n(int64_t t) { return n_.template as<T>() + t * config_.n_embd; }
+  T* y(int64_t t) { return y_.template as<T>() + t * config_.n_embd; }
+  float* qkv(int64_t t) { return qkv_.template as<float>() + t * config_.qkv_dim(); }
+  int64_t key_offset(int l, int h) const { return l * layer_elements_ + h * (key_elements_ + value_elements_); }
+  int64_t value_offset(int l, int h) const { return key_offset(l, h) + key_elements_; }
+
+  const KernelsOf<T>& k_;
+  Weights<T> w_;
+  std::vector<float> inv_freq_;                                     // (D / 2)
+  int64_t key_elements_, value_elements_, layer_elements_;  // of a page: one kv head's keys, values; a layer
+
+  const std::vector<BatchRow>* batch_ = nullptr;
+  std::vector<Token> tokens_;             // (T)
+  std::vector<int64_t> row_begin_;        // first token of each batch row
+  std::vector<int64_t> logits_tokens_;    // tokens whose logits are wanted
+  int64_t capacity_ = 0;                  // tokens the scratch below has room for
+  Buffer x_, x0_, x_backout_;             // (T, C) float
+  Buffer qkv_;                            // (T, (H + 2K) D) float
+  Buffer cos_, sin_;                      // (T, D / 2) float
+  Buffer n_, q_, y_;                      // (T, C) T
+  Buffer hidden_;                         // (T, mlp_hidden) T
+};
+
+template <class T>
+Status load_as(const ModelConfig& config, const TensorSource& source, const Kernels* kernels, const LoadContext& context, std::unique_ptr<CpuModel>* model) {
+  auto loaded = std::make_unique<Forward<T>>(config, kernels, context.pool);
+  Status status = loaded->load(source, context);
+  if (status.ok()) *model = std::move(loaded);
+  return status;
+}
+
+}  // namespace
+
+Status load_cpu_model(const ModelConfig& config, ComputeType type, const TensorSource& source, const Kernels* kernels,
+                      const LoadContext& context, std::unique_ptr<CpuModel>* model) {
+  return type == ComputeType::float32 ? load_as<float>(config, source, kernels, context, model) : load_as<bf16>(config, source, kernels, context, model);
+}
+
+int64_t cpu_model_bytes(const ModelConfig& config, ComputeType type, const TensorSource& source) {
+  return type == ComputeType::float32 ? weight_bytes<float>(config, source) : weight_bytes<bf16>(config, source);
+}
+
+}  // namespace nanochat

@@ -1,0 +1,51 @@
+#include <cstring>
+
+#include "cpu/kernels.h"
+
+namespace nanochat {
+
+#if defined(__x86_64__) && defined(__GNUC__)
+namespace avx512bf16 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+#elif defined(__aarch64__) || defined(_M_ARM64)
+namespace neon { extern const Kernels kernels; }
+#endif
+namespace plain { extern const Kernels kernels; }
+
+// The tables this machine can run, best first.
+static int runnable(const Kernels* tables[8]) {
+  int count = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) tables[count++] = &avx512bf16::kernels;
+  if (has_avx512) tables[count++] = &avx512::kernels;
+  if (has_avx2) tables[count++] = &avx2::kernels;
+#elif defined(__aarch64__) || defined(_M_ARM64)
+  tables[count++] = &neon::kernels;
+#endif
+  tables[count++] = &plain::kernels;
+  return count;
+}
+
+const Kernels* find_kernels(const char* isa) {
+  const Kernels* tables[8];
+  const int count = runnable(tables);
+  if (!isa || !*isa) return tables[0];
+  for (int i = 0; i < count; i++) {
+    if (std::strcmp(tables[i]->isa, isa) == 0) return tables[i];
+  }
+  return nullptr;
+}
+
+int list_kernels(const char* names[8]) {
+  const Kernels* tables[8];
+  const int count = runnable(tables);
+  for (int i = 0; i < count; i++) names[i] = tables[i]->isa;
+  return count;
+}
+
+}  // namespace nanochat

@@ -1,0 +1,113 @@
+// The CPU kernels, one table of functions per instruction set. T is float or bf16: the type of weights, of activations
+// that enter a product, and of the KV cache. Everything accumulates in float32.
+//
+// Accumulation contract: every output of a product is one chain of fused multiply-adds over ascending k in one lane
+// (for bf16 a chain over pairs), whatever the number of rows in the call. So an output does not depend on its batch.
+#pragma once
+#include <cstdint>
+
+#include "model/bf16.h"
+
+namespace nanochat {
+
+constexpr int kPanel = 64;  // outputs whose weights are packed together: 4 AVX-512 vectors
+constexpr int kPage = 64;   // keys in one page of the KV cache
+
+// Elements of k that one step of a chain takes.
+template <class T> constexpr int kStep = 1;
+template <> constexpr int kStep<bf16> = 2;
+
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A packed panel holds, for each step of k, the step's elements of its 64 outputs: (K / step, 64, step).
+template <class T> constexpr int64_t panel_elements(int k) { return static_cast<int64_t>(round_up(k, kStep<T>)) * kPanel; }
+
+enum class Epilogue {
+  store,    // y = v                                 float
+  add,      // y = y + v                             float
+  relu2,    // y = relu(v)^2                         T
+  softcap,  // y = cap * tanh(v / cap)               float
+};
+
+// y[r][n] = epilogue(sum_k x[r][k] * w[n][k]) for one panel of outputs n
+template <class T> struct MatmulPanel {
+  const T* x;        // (rows, k), rows x_stride elements apart; k is a multiple of the step
+  int64_t x_stride;
+  const T* w;        // packed panel
+  void* y;           // (rows, outputs) at this panel's first output, rows y_stride elements apart
+  int64_t y_stride;
+  int rows, k;
+  int outputs;       // 1..64 real ones in this panel
+  Epilogue epilogue;
+  float cap;
+};
+
+// One query head at one position. It sees keys first..last (inclusive, absolute positions).
+struct AttentionRow {
+  int64_t first, last;
+};
+
+// out[r] = softmax(scale * q[r] . k) v for rows that share one kv head; first and last ascend with r
+template <class T> struct AttentionTile {
+  const T* q;                // (rows, D), rows q_stride elements apart
+  int64_t q_stride;
+  T* out;                    // like q
+  int64_t out_stride;
+  const AttentionRow* seen;  // (rows)
+  int rows;                  // 1..kTileRows
+  int head_dim;              // D, even
+  float scale;
+  const void* const* pages;  // page p holds keys 64p..64p+63
+  int64_t k_offset;          // elements from a page's start to this head's keys (D / step, 64, step)
+  int64_t v_offset;          // and to its values (64 / step, value_dim(D), step)
+};
+
+constexpr int kTileRows = 6;  // rows of a register tile, and of an attention tile
+
+constexpr int value_dim(int head_dim) { return round_up(head_dim, 16); }
+
+template <class T> struct KernelsOf {
+  void (*matmul_panel)(const MatmulPanel<T>& a);
+
+  void (*attention_tile)(const AttentionTile<T>& a);
+
+  // out = norm(x): x * rsqrt(mean(x^2) + eps); x (C), out (C)
+  void (*rms_norm)(const float* x, int C, float eps, T* out);
+
+  // Writes the key k (D) and the value v (D) of one kv head to slot 0..63 of a page.
+  void (*append_kv)(const float* k, const float* v, int D, int slot, T* k_page, T* v_page);
+
+  // v[d] += gate * row[d] with gate = m * sigmoid(sum_{c<g} gate_weight[c] * n[c]); row is bf16 or float
+  void (*gated_value)(float* v, const void* row, bool row_is_bf16, int D, const float* gate_weight, const T* n, int g, float m);
+
+  // out (D) = rounded x (D)
+  void (*convert)(const float* x, int64_t count, T* out);
+};
+
+struct Kernels {
+  const char* isa;
+  KernelsOf<float> f32;
+  KernelsOf<bf16> b16;
+
+  // x = norm(row): a table row of bf16 or float32 to float32 (C)
+  void (*embed)(const void* row, bool row_is_bf16, int C, float eps, float* x);
+
+  // x (C) = resid * x + x0_lambda * x0
+  void (*mix)(float* x, const float* x0, int C, float resid, float x0_lambda);
+
+  // x (D) = scale * norm(rope(x)) in place; cos, sin (D / 2)
+  void (*rope_norm)(float* x, const float* cos, const float* sin, int D, float eps, float scale);
+
+  template <class T> const KernelsOf<T>& of() const;
+};
+
+template <> inline const KernelsOf<float>& Kernels::of<float>() const { return f32; }
+template <> inline const KernelsOf<bf16>& Kernels::of<bf16>() const { return b16; }
+
+// The table named `isa`, or the best one of this machine when `isa` is null or empty; null when the machine lacks it.
+const Kernels* find_kernels(const char* isa);
+
+// The names of the tables this machine can run, best first; count of them.
+int list_kernels(const char* names[8]);
+
+}  // namespace nanochat

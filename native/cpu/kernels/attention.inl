@@ -1,0 +1,158 @@
+// out = softmax(scale * q K^T) V over keys first..last       MODEL.md 1: attention(q, k, v), causal, window w(l)
+// q (rows, D) T, pages of 64 keys: K (D, 64) T and V (64, D) T -> out (rows, D) T
+// One call is up to 6 rows (queries and heads of a group) that share a kv head. Pages are visited in ascending order
+// with an online softmax; every page starts at a multiple of 64, so a row's arithmetic depends on its position only.
+// Bound: memory of the cache for one row, FMA throughput for six.
+
+// scores[r][j] = q[r] . k[j] for all 64 keys of a page
+template <class T, int MR>
+inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, float (*scores)[kPage]) {
+  constexpr int NV = tile_vectors<T>(MR);
+  for (int key = 0; key < kPage; key += NV * kLanes) {
+    Vec acc[MR][NV];
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
+    }
+    tile<T, MR, NV>(q, q_stride, keys + key * kStep<T>, kPage * kStep<T>, D, acc);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) store(scores[r] + key + v * kLanes, acc[r][v]);
+    }
+  }
+}
+
+// acc[r][d .. d + NV vectors) += sum over keys [from, to) of p[r][j] * v[j][d]
+template <class T, int MR, int NV>
+inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[1024]) {
+  Vec acc[MR][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) acc[r][v] = load(acc_rows[r] + d + v * kLanes);
+  }
+  tile<T, MR, NV>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc);
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) store(acc_rows[r] + d + v * kLanes, acc[r][v]);
+  }
+}
+
+template <class T, int MR>
+inline void add_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc_rows)[1024]) {
+  constexpr int NV = tile_vectors<T>(MR);
+  int d = 0;
+  for (; d + NV * kLanes <= DV; d += NV * kLanes) add_values_at<T, MR, NV>(p, values, from, to, DV, d, acc_rows);
+  for (; d < DV; d += kLanes) add_values_at<T, MR, 1>(p, values, from, to, DV, d, acc_rows);
+}
+
+// A row's softmax so far: the largest score, the sum of exponentials by lane.
+struct SoftmaxRow {
+  float largest;
+  float sum[16];
+};
+
+inline float largest_of(const float* x, int count) {
+  float lanes[kLanes];
+  Vec m = load(x);
+  for (int i = kLanes; i < count; i += kLanes) m = max(m, load(x + i));
+  store(lanes, m);
+  float largest = lanes[0];
+  for (int i = 1; i < kLanes; i++) largest = std::max(largest, lanes[i]);
+  return largest;
+}
+
+// Scales the scores of keys [lo, hi), turns them into exponentials p (0 elsewhere) and updates the row.
+template <class T>
+inline void softmax_page(float* scores, int lo, int hi, float scale, int DV, SoftmaxRow* row, float* acc, T* p) {
+  for (int j = 0; j < lo; j++) scores[j] = -INFINITY;
+  for (int j = hi; j < kPage; j++) scores[j] = -INFINITY;
+  const Vec scale_v = broadcast(scale);
+  for (int j = 0; j < kPage; j += kLanes) store(scores + j, mul(load(scores + j), scale_v));
+
+  const float largest = std::max(row->largest, largest_of(scores, kPage));
+  if (largest > row->largest) {
+    float alpha_lanes[kLanes];
+    store(alpha_lanes, exp_nonpositive(broadcast(row->largest - largest)));
+    const Vec alpha = broadcast(alpha_lanes[0]);
+    for (int d = 0; d < DV; d += kLanes) store(acc + d, mul(load(acc + d), alpha));
+    for (int i = 0; i < 16; i += kLanes) store(row->sum + i, mul(load(row->sum + i), alpha));
+    row->largest = largest;
+  }
+  const Vec largest_v = broadcast(row->largest);
+  for (int j = 0; j < kPage; j += 16) {
+    for (int i = 0; i < 16; i += kLanes) {
+      const Vec e = exp_nonpositive(sub(load(scores + j + i), largest_v));
+      store(scores + j + i, e);
+      store(row->sum + i, add(load(row->sum + i), e));
+    }
+  }
+  for (int j = 0; j < kPage; j++) p[j] = from_float<T>(scores[j]);
+}
+
+template <class T> void attention_tile(const AttentionTile<T>& a) {
+  const int D = a.head_dim, DV = value_dim(D), rows = a.rows;
+  alignas(64) float scores[kTileRows][kPage];
+  alignas(64) T p[kTileRows][kPage];
+  alignas(64) float acc[kTileRows][1024];  // (rows, DV)
+  alignas(64) SoftmaxRow softmax[kTileRows];
+  for (int r = 0; r < rows; r++) {
+    softmax[r].largest = -1e30f;  // note: finite, so that the first page's alpha is exp(-1e30) = 0 and never NaN
+    std::fill_n(softmax[r].sum, 16, 0.0f);
+    std::fill_n(acc[r], DV, 0.0f);
+  }
+
+  const int64_t last_page = a.seen[rows - 1].last / kPage;
+  for (int64_t page = a.seen[0].first / kPage; page <= last_page; page++) {
+    const int64_t start = page * kPage;
+    int r0 = 0, r1 = rows;  // the rows that see a key of this page
+    while (r0 < rows && a.seen[r0].last < start) r0++;
+    while (r1 > r0 && a.seen[r1 - 1].first >= start + kPage) r1--;
+    if (r0 == r1) continue;
+    const T* base = static_cast<const T*>(a.pages[page]);
+    const T* keys = base + a.k_offset;
+    const T* values = base + a.v_offset;
+
+    with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
+    bool all_seen = true;
+    for (int r = r0; r < r1; r++) {
+      const int lo = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0));
+      const int hi = static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage));
+      all_seen = all_seen && lo == 0 && hi == kPage;
+      softmax_page<T>(scores[r], lo, hi, a.scale, DV, &softmax[r], acc[r], p[r]);
+    }
+    if (all_seen) {
+      with_rows(r1 - r0, [&](auto MR) { add_values<T, MR>(p + r0, values, 0, kPage, DV, acc + r0); });
+      continue;
+    }
+    // note: at the edges each row reads exactly its own keys, so slots that hold nothing yet can hold anything
+    for (int r = r0; r < r1; r++) {
+      const int lo = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0)) / kStep<T> * kStep<T>;
+      const int hi = round_up(static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage)), kStep<T>);
+      add_values<T, 1>(p + r, values, lo, hi, DV, acc + r);
+    }
+  }
+
+  for (int r = 0; r < rows; r++) {
+    float sum = 0;
+    for (int i = 0; i < 16; i++) sum += softmax[r].sum[i];
+    const float scale = 1.0f / sum;
+    for (int d = 0; d < D; d++) a.out[r * a.out_stride + d] = from_float<T>(acc[r][d] * scale);
+  }
+}
+
+// keys (D / step, 64, step), values (64 / step, DV, step)
+template <class T> void append_kv(const float* k, const float* v, int D, int slot, T* k_page, T* v_page) {
+  constexpr int step = kStep<T>;
+  const int DV = value_dim(D);
+  for (int d = 0; d < D; d++) k_page[(d / step * kPage + slot) * step + d % step] = from_float<T>(k[d]);
+  T* row = v_page + static_cast<int64_t>(slot / step) * DV * step + slot % step;
+  for (int d = 0; d < D; d++) row[d * step] = from_float<T>(v[d]);
+  for (int d = D; d < DV; d++) row[d * step] = from_float<T>(0.0f);
+  if (step == 2 && slot % 2 == 0) {
+    for (int d = 0; d < DV; d++) row[d * step + 1] = from_float<T>(0.0f);  // note: the pair's other half is read with weight 0 and must be finite
+  }
+}

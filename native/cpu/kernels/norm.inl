@@ -1,0 +1,40 @@
+// norm(x) = x * rsqrt(mean(x^2) + eps)                       MODEL.md 1
+// x (C) float -> (C); the mean is 16 chains over ascending blocks of 16, then a fixed tree
+// One call is one row. Bound: L1.
+
+inline float inverse_rms(const float* x, int C, float eps) {
+  float lanes[16] = {0};
+  int c = 0;
+  for (; c + 16 <= C; c += 16) {
+    for (int i = 0; i < 16; i++) lanes[i] += x[c + i] * x[c + i];
+  }
+  for (int i = 0; c < C; c++, i++) lanes[i] += x[c] * x[c];
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  }
+  return 1.0f / std::sqrt(lanes[0] / static_cast<float>(C) + eps);
+}
+
+template <class T> void rms_norm(const float* x, int C, float eps, T* out) {
+  const float scale = inverse_rms(x, C, eps);
+  for (int c = 0; c < C; c++) out[c] = from_float<T>(x[c] * scale);
+}
+
+void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
+  if (row_is_bf16) {
+    const bf16* source = static_cast<const bf16*>(row);
+    for (int c = 0; c < C; c++) x[c] = to_float(source[c]);
+  } else {
+    std::memcpy(x, row, sizeof(float) * C);
+  }
+  const float scale = inverse_rms(x, C, eps);
+  for (int c = 0; c < C; c++) x[c] *= scale;
+}
+
+void mix(float* x, const float* x0, int C, float resid, float x0_lambda) {
+  for (int c = 0; c < C; c++) x[c] = resid * x[c] + x0_lambda * x0[c];
+}
+
+template <class T> void convert(const float* x, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; i++) out[i] = from_float<T>(x[i]);
+}

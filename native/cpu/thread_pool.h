@@ -1,0 +1,55 @@
+// Runs the tasks of one parallel region at a time on a fixed set of threads, the caller among them.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace nanochat {
+
+// Waiting threads spin briefly, because the next region of a pass follows within microseconds, and then sleep, because
+// a spinning thread that waits for a descheduled one takes its processor.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls f(0) .. f(count - 1), each once, on any thread, and returns when all are done. Threads take the next task
+  // when they finish one, so a slow thread delays one task and not a share.
+  template <class F> void run(int64_t count, const F& f) {
+    if (count <= 1 || workers_.empty()) {
+      for (int64_t i = 0; i < count; i++) f(i);
+      return;
+    }
+    run_region(count, [](const void* context, int64_t task) { (*static_cast<const F*>(context))(task); }, &f);
+  }
+
+ private:
+  using Call = void (*)(const void* context, int64_t task);
+  void run_region(int64_t count, Call call, const void* context);
+  void work(uint64_t region);
+  void worker();
+
+  // The region's number in the upper half, its tasks not yet taken in the lower. A thread that takes a task by
+  // compare-and-swap knows that the fields below belong to that region until the task is done.
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<uint32_t> done_{0};
+  Call call_ = nullptr;
+  const void* context_ = nullptr;
+  uint32_t count_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable region_begins_, region_ends_;
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> caller_sleeps_{false};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace nanochat

@@ -1,0 +1,29 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "model/status.h"
+
+namespace nanochat {
+
+// A file mapped read-only.
+class MappedFile {
+ public:
+  static Status open(const std::string& path, std::unique_ptr<MappedFile>* file);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const uint8_t* data() const { return data_; }
+  int64_t size() const { return size_; }
+  // Lets go of the resident pages that [from, to) touches; reading them again is legal.
+  void release(const uint8_t* from, const uint8_t* to) const;
+
+ private:
+  MappedFile() = default;
+  const uint8_t* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+}  // namespace nanochat
