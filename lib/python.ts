@@ -4,6 +4,7 @@ import { useCalculator } from './calculator.js'
 import { invalidArg, NanochatError } from './errors.js'
 import { CageFailure, type Outcome } from './sandbox-cage.js'
 import { runUnconfined } from './sandbox-off.js'
+import { keepAlive } from './sandbox-process.js'
 import { closePools, poolFor, type Pool } from './sandbox-pool.js'
 import { cageSpec, findCage, planCage, tiers, type CageLimits, type CagePlan, type Tier } from './sandbox-tier.js'
 
@@ -43,11 +44,14 @@ export interface ExecutionResult {
  * code does is in the result, also when it fails; rejects with ERR_SANDBOX_UNAVAILABLE, ERR_INVALID_ARG or the signal's
  * reason. The result is what the code said: code that wants to lie about its own value can.
  */
-export async function executeCode(code: string, options: ExecuteOptions = {}): Promise<ExecutionResult> {
+export function executeCode(code: string, options: ExecuteOptions = {}): Promise<ExecutionResult> {
+  return keepAlive(execute(code, options))
+}
+
+async function execute(code: string, options: ExecuteOptions): Promise<ExecutionResult> {
   const settings = check(code, options)
   const limits = { timeoutMs: settings.timeoutMs, maxOutputBytes: settings.maxOutputBytes, ...options.seed === undefined ? {} : { seed: options.seed } }
   options.signal?.throwIfAborted()
-  const alive = setInterval(() => {}, 1 << 30)                   // the pipes alone don't keep the process running
   try {
     if (options.sandbox === 'off') {
       const outcome = await runUnconfined(code, options.python, settings.cage, limits, options.signal)
@@ -59,8 +63,6 @@ export async function executeCode(code: string, options: ExecuteOptions = {}): P
   } catch (error) {
     if (error instanceof CageFailure) throw new NanochatError('ERR_SANDBOX_UNAVAILABLE', `The cage did not close: ${error.layer}: ${error.message}. The program was not run.`, { cause: error })
     throw error
-  } finally {
-    clearInterval(alive)
   }
 }
 
@@ -75,18 +77,18 @@ export interface PythonToolOptions extends ExecuteOptions {
  * its own unless that is None; for an error only `Type: message`.
  */
 export function pythonTool(options: PythonToolOptions = {}): (code: string, context: { row: number, signal: AbortSignal }) => Promise<string | null> {
-  const { maxTokens = 512, encode, ...execute } = options
+  const { maxTokens = 512, encode, ...others } = options
   return async (code, context) => {
     const answer = code.includes(',') ? null : useCalculator(code)
     if (answer !== null) return answer
     const signal = options.signal ? AbortSignal.any([options.signal, context.signal]) : context.signal
-    return fitTokens(textForModel(await executeCode(code, { ...execute, signal })), maxTokens, encode)
+    return fitTokens(textForModel(await executeCode(code, { ...others, signal })), maxTokens, encode)
   }
 }
 
 /** What the cage is made of on this machine, and what was refused on the way to it: for a person to read. */
 export async function describeSandbox(python?: string): Promise<{ tier: Tier | 'none', layers: string[], python: string | null, pythonVersion: string | null, refused: string[] }> {
-  const { plan, refusals } = await findCage(python)
+  const { plan, refusals } = await keepAlive(findCage(python))
   const refused = refusals.map((refusal) => `${refusal.tier} tier with ${refusal.python}: ${refusal.layer} missing: ${refusal.reason}`)
   if (!plan) return { tier: 'none', layers: [], python: null, pythonVersion: null, refused }
   return { tier: plan.tier, layers: [...plan.layers], python: plan.interpreter.executable, pythonVersion: plan.interpreter.version, refused }
@@ -95,12 +97,13 @@ export async function describeSandbox(python?: string): Promise<{ tier: Tier | '
 /** Starts the warm interpreters ahead of the first call. */
 export async function warmSandbox(options: ExecuteOptions = {}): Promise<void> {
   const settings = check('', options)
-  const alive = setInterval(() => {}, 1 << 30)
-  try { await poolOf(await planCage(options.python, settings.minTier), settings).refill() } finally { clearInterval(alive) }
+  await keepAlive(planCage(options.python, settings.minTier).then((plan) => poolOf(plan, settings).refill()))
 }
 
 /** Ends all interpreters of this thread and waits until they are gone. They also end with the process. */
-export const closeSandbox: () => Promise<void> = closePools
+export function closeSandbox(): Promise<void> {
+  return keepAlive(closePools())
+}
 
 interface Settings { timeoutMs: number, maxOutputBytes: number, poolSize: number, minTier: Tier, cage: CageLimits }
 
@@ -182,7 +185,7 @@ function escapeControls(text: string): string {
 function fitTokens(text: string, limit: number, encode: (text: string) => ArrayLike<number> = (part) => Buffer.from(part)): string {
   if (encode(text).length <= limit) return text
   for (let size = Math.min(text.length, limit * 16); size > 8; size = Math.floor(size * 0.8)) {
-    const short = `${text.slice(0, size - (size >> 2))} [...] ${text.slice(-(size >> 2))}`.toWellFormed()
+    const short = `${text.slice(0, size - (size >> 2))} [...] ${text.slice(-(size >> 2))}`.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '')
     if (encode(short).length <= limit) return short
   }
   return ''

@@ -60,7 +60,7 @@ export class Cage {
   private onReady: (error?: CageFailure) => void = () => {}
   private settle: ((end: Outcome['end']) => void) | null = null
 
-  private constructor(private readonly process: Started, private readonly spec: CageSpec) {
+  private constructor(private readonly process: Started, spec: CageSpec) {
     this.listen(process.stdout, (chunk) => { this.stdout.push(chunk); this.checkFlood() })
     this.listen(process.stderr, (chunk) => { this.stderr.push(chunk); this.checkFlood() })
     this.listen(process.result, (chunk) => this.onResult(chunk))

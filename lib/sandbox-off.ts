@@ -34,7 +34,7 @@ export async function runUnconfined(code: string, python: string | undefined, ca
         for (const stream of [stdoutPipe, stderrPipe, request, result]) stream.destroy()
         resolve({ frame: reader.frame, end: reader.frame ? 'result' : end, exitCode, signal: signalNumber, maxRssBytes: 0, stdout, stderr, startedAt })
       }
-      const abort = (): void => { finish('exit'); reject(signal?.reason) }
+      const abort = (): void => { reject(signal?.reason); finish('exit') }
       const timer = setTimeout(() => finish('timeout', null, 9), limits.timeoutMs)
       signal?.addEventListener('abort', abort)
       const collect = (output: Output) => (chunk: Buffer): void => { output.push(chunk); if (output.total > floodBytes) finish('flood', null, 9) }

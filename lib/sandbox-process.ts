@@ -66,6 +66,12 @@ export function removeTree(path: string): Promise<void> {
   })
 }
 
+/** Keeps the process running until the promise settles: the sandbox thread and idle interpreters alone don't. */
+export async function keepAlive<T>(work: Promise<T>): Promise<T> {
+  const timer = setInterval(() => {}, 1 << 30)
+  try { return await work } finally { clearInterval(timer) }
+}
+
 /** Whether this build of the addon can start processes (Linux only). */
 export function hasSandboxThread(): boolean {
   return (native() as SandboxBinding).startSandboxThread !== undefined

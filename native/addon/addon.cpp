@@ -2,6 +2,7 @@
 
 #include "addon/convert.h"
 #include "addon/model.h"
+#include "addon/sandbox.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   nanochat::init_model(env);
@@ -9,6 +10,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("describe", Napi::Function::New(env, nanochat::describe, "describe"));
   exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
   exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));
+  init_sandbox(env, exports);
   return exports;
 }
 

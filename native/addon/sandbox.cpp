@@ -204,9 +204,14 @@ class Thread {
     const auto call = [pid](Napi::Env env, Napi::Function on_event, Event* raw) {
       const std::unique_ptr<Event> event(raw);
       if (env == nullptr) return;
-      Napi::Array fds = Napi::Array::New(env);
-      for (int i = 0; i < kPipes; i++) fds.Set(i, Napi::Number::New(env, event->fds[i]));
-      on_event.Call({Napi::String::New(env, event->name), Napi::Number::New(env, event->id), Napi::Number::New(env, event->status), fds, Napi::Number::New(env, pid)});
+      // note: while the environment is torn down no value can be made; there is nobody left to tell then.
+      try {
+        Napi::Array fds = Napi::Array::New(env);
+        for (int i = 0; i < kPipes; i++) fds.Set(i, Napi::Number::New(env, event->fds[i]));
+        on_event.Call({Napi::String::New(env, event->name), Napi::Number::New(env, event->id), Napi::Number::New(env, event->status), fds, Napi::Number::New(env, pid)});
+      } catch (const Napi::Error&) {
+        for (int fd : event->fds) if (fd > 0) ::close(fd);
+      }
     };
     if (notify_.NonBlockingCall(boxed, call) != napi_ok) delete boxed;
   }
@@ -229,7 +234,7 @@ std::vector<std::string> strings(const Napi::Value& value) {
 
 // startSandboxThread(onEvent: (name, id, status, fds, pid) => void): { spawn(id, path, argv, env), kill(id), remove(id, path), close() }
 Napi::Value start_thread(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
+  Napi::Env env = info.Env();
   if (info.Length() < 1 || !info[0].IsFunction()) {
     Napi::TypeError::New(env, "startSandboxThread expects a function").ThrowAsJavaScriptException();
     return env.Undefined();
