@@ -48,7 +48,12 @@ export function executeCode(code: string, options: ExecuteOptions = {}): Promise
   return keepAlive(execute(code, options))
 }
 
-async function execute(code: string, options: ExecuteOptions): Promise<ExecutionResult> {
+/** In a given cage, for the tests of single tiers and layers. @internal */
+export function executeIn(plan: CagePlan, code: string, options: ExecuteOptions = {}): Promise<ExecutionResult> {
+  return keepAlive(execute(code, { ...options, plan }))
+}
+
+async function execute(code: string, options: ExecuteOptions & { plan?: CagePlan }): Promise<ExecutionResult> {
   const settings = check(code, options)
   const limits = { timeoutMs: settings.timeoutMs, maxOutputBytes: settings.maxOutputBytes, ...options.seed === undefined ? {} : { seed: options.seed } }
   options.signal?.throwIfAborted()
@@ -57,7 +62,7 @@ async function execute(code: string, options: ExecuteOptions): Promise<Execution
       const outcome = await runUnconfined(code, options.python, settings.cage, limits, options.signal)
       return describeRun(outcome, settings, 'none', [])
     }
-    const plan = await planCage(options.python, settings.minTier)
+    const plan = options.plan ?? await planCage(options.python, settings.minTier)
     const outcome = await poolOf(plan, settings).run(code, limits, options.signal)
     return describeRun(outcome, settings, plan.tier, plan.layers)
   } catch (error) {
@@ -88,7 +93,7 @@ export function pythonTool(options: PythonToolOptions = {}): (code: string, cont
 
 /** What the cage is made of on this machine, and what was refused on the way to it: for a person to read. */
 export async function describeSandbox(python?: string): Promise<{ tier: Tier | 'none', layers: string[], python: string | null, pythonVersion: string | null, refused: string[] }> {
-  const { plan, refusals } = await keepAlive(findCage(python))
+  const { plan, refusals } = await findCage(python)
   const refused = refusals.map((refusal) => `${refusal.tier} tier with ${refusal.python}: ${refusal.layer} missing: ${refusal.reason}`)
   if (!plan) return { tier: 'none', layers: [], python: null, pythonVersion: null, refused }
   return { tier: plan.tier, layers: [...plan.layers], python: plan.interpreter.executable, pythonVersion: plan.interpreter.version, refused }

@@ -6,7 +6,7 @@ import { delimiter, dirname, isAbsolute, join } from 'node:path'
 import binding from './binding.cjs'
 import { NanochatError } from './errors.js'
 import { Cage, CageFailure, type CageSpec } from './sandbox-cage.js'
-import { hasSandboxThread, removeTree, startProcess } from './sandbox-process.js'
+import { hasSandboxThread, keepAlive, removeTree, startProcess } from './sandbox-process.js'
 
 /** From the strongest to the weakest; all three are real cages. */
 export type Tier = 'full' | 'container' | 'sealed'
@@ -59,7 +59,7 @@ export async function planCage(python: string | undefined, minTier: Tier): Promi
 export function findCage(python?: string): Promise<{ plan: CagePlan | null, refusals: Refusal[] }> {
   const key = python ?? ''
   let search = found.get(key)
-  if (!search) found.set(key, search = searchCage(python))
+  if (!search) found.set(key, search = keepAlive(searchCage(python)))
   return search
 }
 
