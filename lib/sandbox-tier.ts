@@ -55,11 +55,11 @@ export async function planCage(python: string | undefined, minTier: Tier): Promi
   throw unavailable(minTier, plan, refusals)
 }
 
-/** The best cage and everything that was refused on the way to it. */
-export function findCage(python?: string): Promise<{ plan: CagePlan | null, refusals: Refusal[] }> {
-  const key = python ?? ''
+/** The best cage among some tiers and everything that was refused on the way to it. */
+export function findCage(python?: string, among: readonly Tier[] = tiers): Promise<{ plan: CagePlan | null, refusals: Refusal[] }> {
+  const key = `${among.join()} ${python ?? ''}`
   let search = found.get(key)
-  if (!search) found.set(key, search = keepAlive(searchCage(python)))
+  if (!search) found.set(key, search = keepAlive(searchCage(python, among)))
   return search
 }
 
@@ -112,7 +112,7 @@ export function scratchPrefix(): string {
   return `nanochat-sandbox-${space}-`
 }
 
-async function searchCage(python?: string): Promise<{ plan: CagePlan | null, refusals: Refusal[] }> {
+async function searchCage(python: string | undefined, among: readonly Tier[]): Promise<{ plan: CagePlan | null, refusals: Refusal[] }> {
   const refusals: Refusal[] = []
   const refuse = (tier: Tier, path: string, layer: string, reason: string): void => { refusals.push({ tier, python: path, layer, reason }) }
   if (process.platform !== 'linux' || !hasSandboxThread()) {
@@ -132,7 +132,7 @@ async function searchCage(python?: string): Promise<{ plan: CagePlan | null, ref
   }
   if (usable.length === 0 && refusals.length === 0) refuse('sealed', python ?? 'python3', 'python', `no ${python ?? 'python3'} was found on the PATH. Install Python 3.8 or later or pass its path as \`python\``)
   await sweepScratch()
-  for (const tier of tiers) {
+  for (const tier of among) {
     for (const interpreter of usable) {
       const plan: CagePlan = { tier, layers: layersOf[tier], interpreter }
       const refusal = await dryRun(plan)

@@ -1,7 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { closeSandbox } from '../lib/python.js'
-import { findCage, layersOf, type CagePlan } from '../lib/sandbox-tier.js'
+import { findCage, type CagePlan } from '../lib/sandbox-tier.js'
 import { cases, Host } from './support/sandbox-catalogue.js'
 
 const test = suite('sandbox: the catalogue in the full tier')
@@ -9,9 +9,9 @@ const host = new Host()
 let plan: CagePlan
 
 test.before(async () => {
-  const { plan: best, refusals } = await findCage()
-  if (!best) throw new Error(`no cage on this machine: ${JSON.stringify(refusals)}`)
-  plan = { ...best, tier: 'full', layers: layersOf.full }
+  const { plan: found, refusals } = await findCage(undefined, ['full'])
+  if (!found) throw new Error(`no full tier on this machine: ${JSON.stringify(refusals)}`)
+  plan = found
   await host.open()
 })
 test.after(async () => {

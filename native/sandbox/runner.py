@@ -18,8 +18,8 @@ PRELOADED = ('abc argparse array ast base64 binascii bisect calendar cmath codec
              'time timeit traceback types typing unicodedata warnings weakref zlib')
 SEALED_ALSO = ('asyncio bz2 cProfile cmd code concurrent.futures configparser contextvars copyreg doctest encodings.ascii encodings.idna '
                'encodings.latin_1 encodings.raw_unicode_escape encodings.unicode_escape encodings.utf_16 encodings.utf_32 fnmatch gettext graphlib '
-               'gzip hmac html html.parser imaplib ipaddress lzma multiprocessing optparse pickle platform plistlib quopri reprlib sched secrets select '
-               'selectors shelve shlex smtplib socket sqlite3 ssl stringprep subprocess symtable token tokenize tomllib trace tracemalloc unittest '
+               'fcntl gzip hmac importlib.resources html html.parser ipaddress lzma mmap multiprocessing optparse pickle platform plistlib quopri reprlib resource sched secrets select '
+               'selectors shelve shlex socket sqlite3 ssl stringprep subprocess symtable token tokenize tomllib trace tracemalloc unittest '
                'unittest.mock urllib.parse urllib.request uuid xml.etree.ElementTree zipfile zoneinfo _strptime _pydecimal')
 FRESH_MAIN = type(sys)
 

@@ -21,7 +21,7 @@ export class Host {
   private readonly folder = mkdtempSync(join(tmpdir(), 'canary-'))
   private readonly file = join(this.folder, 'secret.txt')
   private readonly abstract = `nanochat-canary-${process.pid}`
-  private process!: ChildProcess
+  private process: ChildProcess | null = null
   private heard = ''
   private servers: Server[] = []
   private port = 0
@@ -48,14 +48,14 @@ export class Host {
   }
 
   close(): void {
-    this.process.kill('SIGKILL')
+    this.process?.kill('SIGKILL')
     for (const server of this.servers) server.close()
     rmSync(this.folder, { recursive: true, force: true })
   }
 
   /** Runs one program of the catalogue and returns everything that is wrong; empty when the cage held. */
   async check(one: Case, plan: CagePlan): Promise<string[]> {
-    const code = one.code.replaceAll('{CANARY_PID}', String(this.process.pid)).replaceAll('{CANARY_FILE}', this.file)
+    const code = one.code.replaceAll('{CANARY_PID}', String(this.process?.pid)).replaceAll('{CANARY_FILE}', this.file)
       .replaceAll('{CANARY_DIR}', this.folder).replaceAll('{CANARY_PORT}', String(this.port)).replaceAll('{ABS}', this.abstract)
     const started = performance.now()
     const run = await executeIn(plan, code, { timeoutMs, maxOutputBytes, maximumMemoryBytes: marker, poolSize: 0 })
@@ -84,7 +84,7 @@ export class Host {
     const { mode, mtimeMs, size, nlink } = statSync(this.file)
     return JSON.stringify({
       file: [readFileSync(this.file, 'utf8'), mode, mtimeMs, size, nlink], folder: readdirSync(this.folder), heard: this.heard,
-      canary: readFileSync(`/proc/${this.process.pid}/stat`, 'utf8').split(' ')[2], connections: this.connections,
+      canary: readFileSync(`/proc/${this.process?.pid}/stat`, 'utf8').split(' ')[2], connections: this.connections,
       shm: readdirSync('/dev/shm').filter((name) => !name.startsWith('sem.')), scratch: readdirSync(tmpdir()).filter((name) => name.startsWith('nanochat-sandbox-') && name.includes(`-${process.pid}-`)),
       cores: readdirSync('.').filter((name) => /^core/.test(name)), mounts: readFileSync('/proc/self/mountinfo', 'utf8').split('\n').length,
     })
