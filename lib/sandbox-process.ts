@@ -56,14 +56,14 @@ export function startProcess(path: string, argv: string[], env: string[]): Promi
 /** Removes a directory that a hostile program filled: any depth, any names, no link followed. Nothing there is no error. */
 export function removeTree(path: string): Promise<void> {
   const id = ++lastId
-  return new Promise((resolve, reject) => {
+  return keepAlive(new Promise((resolve, reject) => {
     waiting.set(id, (_name, status) => {
       waiting.delete(id)
       if (status === 0) resolve()
       else reject(Object.assign(new Error(`removing ${path} failed with error ${status}`), { errno: status }))
     })
     sandboxThread().remove(id, path)
-  })
+  }))
 }
 
 /** Keeps the process running until the promise settles: the sandbox thread and idle interpreters alone don't. */
