@@ -34,7 +34,7 @@ export async function closePools(): Promise<void> {
 export class Pool {
   size = 0
   private idle: Cage[] = []
-  private isStarting = false
+  private starting: Promise<void> | null = null
   private isClosed = false
   private readonly ageing = setInterval(() => this.dropOld(), 60_000).unref()
 
@@ -50,26 +50,23 @@ export class Pool {
     } finally {
       void (cage?.gone ?? Promise.resolve()).then(endTurn)
       cage?.close()
-      setTimeout(() => void this.refill(), 1).unref()
+      // when a refill fails, the next call starts its own cage and reports why that fails
+      setTimeout(() => void this.refill().catch(() => {}), 1).unref()
     }
   }
 
-  /** Starts interpreters until `size` are warm. */
-  async refill(): Promise<void> {
-    if (this.isStarting) return
-    this.isStarting = true
-    try {
-      while (!this.isClosed && this.idle.filter((cage) => cage.isUsable).length < this.size) {
-        const cage = await track(this.make(true))
-        if (this.isClosed) cage.close()
-        else this.idle.push(cage)
-      }
-    } catch { /* the next call starts its own and reports why that fails */ } finally {
-      this.isStarting = false
-    }
+  /** Starts interpreters, one after the other, until `size` are warm. */
+  refill(): Promise<void> {
+    return this.starting ??= this.fill().finally(() => { this.starting = null })
   }
 
-  get warmCount(): number { return this.idle.filter((cage) => cage.isUsable).length }
+  private async fill(): Promise<void> {
+    while (!this.isClosed && this.idle.filter((cage) => cage.isUsable).length < this.size) {
+      const cage = await track(this.make(true))
+      if (this.isClosed) cage.close()
+      else this.idle.push(cage)
+    }
+  }
 
   close(): void {
     this.isClosed = true

@@ -41,6 +41,7 @@ export interface Refusal { tier: Tier, python: string, layer: string, reason: st
 export interface CageLimits { memoryBytes: number, cpuSeconds: number, readOnlyPaths: readonly string[] }
 
 const launcherName = 'nanochat-sandbox'
+let launcher = ''
 const bootstrap = "import sys,marshal,builtins;exec(marshal.loads(bytes.fromhex(sys.argv.pop(1))),{'__name__':'runner','__builtins__':dict(vars(builtins))})"
 const found = new Map<string, Promise<{ plan: CagePlan | null, refusals: Refusal[] }>>()
 const interpreters = new Map<string, Promise<Interpreter>>()
@@ -230,9 +231,10 @@ function isDirectory(path: string): boolean {
 }
 
 function launcherPath(): string {
+  if (launcher !== '') return launcher
   let folder = join(binding.packageRoot, 'build', 'Release')
   try { folder = dirname(binding.addonPath()) } catch { /* reported where the addon is loaded */ }
-  return join(folder, launcherName)
+  return launcher = join(folder, launcherName)
 }
 
 function unavailable(minTier: Tier, plan: CagePlan | null, refusals: Refusal[]): NanochatError {

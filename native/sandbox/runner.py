@@ -60,7 +60,7 @@ def preload(names):
 
 def prefer_pipes_in_asyncio():
     """asyncio wakes itself through a socket pair, which the cage has not; a pipe does the same."""
-    import importlib.machinery
+    find_spec_in_files = sys.modules['_frozen_importlib_external'].PathFinder.find_spec
 
     class End:
         def __init__(self, descriptor): self.descriptor = descriptor; posix.set_blocking(descriptor, False)
@@ -80,7 +80,7 @@ def prefer_pipes_in_asyncio():
         def find_spec(name, path=None, target=None):
             if name != 'asyncio.selector_events':
                 return None
-            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            spec = find_spec_in_files(name, path)
             execute = spec.loader.exec_module
 
             def exec_module(module):
@@ -99,22 +99,22 @@ def limit_memory(memory):
         pass
 
 
-def say_no_clearly(os, getsignal):
+def say_no_clearly():
     """Python turns some refusals into odd numbers; a program, and the model that wrote it, should see an exception."""
-    own, exit_now, real_kill = posix.getpid(), posix._exit, os.kill
+    from _signal import getsignal
+    own, exit_now, real_kill = posix.getpid(), posix._exit, posix.kill
     fatal = {1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 
-    def refuse(*arguments, **options):
+    def system(command):
         raise PermissionError(1, 'Operation not permitted in the sandbox')
 
     def kill(pid, number):
         if pid != own:
-            refuse()
+            raise PermissionError(1, 'Operation not permitted in the sandbox')
         if number in fatal and getsignal(number) == 0:           # as process 1 it would be immune
             exit_now(128 + number)
         real_kill(pid, number)
-    os.system = os.popen = refuse
-    os.kill = kill
+    posix.system, posix.kill = system, kill                      # before os copies them
 
 
 def read_exactly(descriptor, count):
@@ -183,6 +183,7 @@ def serve():
     if where == 'off':
         limit_memory(int(memory))
     else:
+        say_no_clearly()
         prefer_pipes_in_asyncio()
     if how == 'warm':
         preload(PRELOADED)
@@ -191,10 +192,6 @@ def serve():
     output, errors = Output(1), Output(2)
     sys.stdout = sys.__stdout__ = output
     sys.stderr = sys.__stderr__ = errors
-    if where != 'off':
-        import os
-        from _signal import getsignal
-        say_no_clearly(os, getsignal)
     if seal:
         install_second_filter(bytes.fromhex(seal))
     posix.write(4, b'R')
