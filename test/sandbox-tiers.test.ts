@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -26,8 +26,10 @@ const machines: { name: string, denied: string[], tier: string, refused: RegExp 
 ]
 const order = ['full', 'container', 'sealed', 'none']
 
-const users: (number | undefined)[] = process.getuid?.() === 0 ? [undefined, 65534] : [undefined]
-if (users.length === 1) console.log('not tested here: as root, since these tests run as an ordinary user')
+const users: (number | undefined)[] = [undefined]
+if (process.getuid?.() !== 0) console.log('not tested here: as root, since these tests run as an ordinary user')
+else if (spawnSync('/usr/bin/test', ['-r', binding.addonPath()], { uid: 65534, gid: 65534 }).status !== 0) console.log(`not tested here: as user nobody, who can't read ${binding.packageRoot}`)
+else users.push(65534)
 
 for (const uid of users) {
   for (const { name, denied, tier, refused } of machines) {

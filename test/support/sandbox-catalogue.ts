@@ -11,7 +11,7 @@ export interface Case { id: string, cat: string, expect: 'blocked' | 'timeout' |
 export const cases = JSON.parse(readFileSync(join(dirname(fileURLToPath(import.meta.url)), '../fixtures/sandbox-cases.json'), 'utf8')) as Case[]
 
 const secret = 'canary-secret-7f3a'
-const timeoutMs = 1500
+const timeoutMs = 1000
 const maxOutputBytes = 65536
 // a marker that is on the command line of every launcher and interpreter of this test process, and of no other
 const marker = (256 << 20) + process.pid
