@@ -74,11 +74,44 @@ export interface NativeLoadOptions {
   onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
 }
 
+/** What the machine reaches at most with this many threads, measured; see benchmarks/. */
+export interface MachineLimits {
+  threads: number
+  readBytesPerSecond: number
+  float32FlopsPerSecond: number
+  bfloat16FlopsPerSecond: number   // bf16 products, float32 sums
+}
+
+/** Any of the two types of data a kernel works on; bfloat16 travels as its 16 bits. */
+type Elements = Float32Array | Uint16Array
+
+/**
+ * The kernels one by one. Each runs `repeat` times on this thread, fills its last argument and returns the nanoseconds
+ * that took; every length is checked (ERR_INVALID_ARG). lib/kernels.ts has the shapes.
+ */
+export interface NativeKernels {
+  packMatrix(outputs: number, k: number, w: Elements): object
+  matmul(isa: string, repeat: number, rows: number, epilogue: number, softcap: number, packed: object, x: Elements, y: Elements): number
+  flashAttention(isa: string, repeat: number, heads: number, kvHeads: number, headDim: number, queries: number, keys: number, firstPosition: number,
+    firstKey: number, window: number, scale: number, q: Elements, k: Elements, v: Elements, out: Elements): number
+  appendKvCache(isa: string, repeat: number, keys: number, kvHeads: number, headDim: number, firstSlot: number, k: Float32Array, v: Float32Array, pages: Elements): number
+  rotary(isa: string, repeat: number, rows: number, heads: number, headDim: number, eps: number, scale: number, x: Float32Array, cos: Float32Array, sin: Float32Array, out: Float32Array): number
+  rmsNorm(isa: string, repeat: number, rows: number, width: number, eps: number, x: Float32Array, out: Elements): number
+  embed(isa: string, repeat: number, rows: number, width: number, eps: number, table: Elements, out: Float32Array): number
+  mix(isa: string, repeat: number, count: number, residLambda: number, x0Lambda: number, x: Float32Array, x0: Float32Array, out: Float32Array): number
+  gatedValueEmbedding(isa: string, repeat: number, rows: number, kvHeads: number, headDim: number, gateChannels: number, gateScale: number,
+    v: Float32Array, valueEmbeds: Elements, veGate: Float32Array, n: Elements, out: Float32Array): number
+  convert(isa: string, repeat: number, count: number, x: Float32Array, out: Elements): number
+}
+
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
   describe(spec: ModelSpec): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
+  /** Measures for each number of threads, about a quarter of a second each, off the JavaScript thread. */
+  probe(threads: number[], isa?: string): Promise<MachineLimits[]>
+  kernels: NativeKernels
 }
 
 /** The loaded addon. Throws ERR_BINDING_NOT_FOUND with what was looked for and what to do. */

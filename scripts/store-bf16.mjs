@@ -15,7 +15,8 @@ for (const { name, dtype, shape, offset } of await readPt(input, 0)) {
   const data = new Uint8Array(shape.reduce((product, n) => product * n, 1) * itemSizes[dtype])
   await file.read(data, 0, data.length, offset)
   const isMatrix = dtype === 'float32' && shape.length === 2 && !/_gate\.weight$/.test(name)
-  tensors.push(isMatrix ? { name, dtype: 'bfloat16', shape, data: new Uint8Array(toBfloat16(new Float32Array(data.buffer)).buffer) } : { name, dtype, shape, data })
+  const rounded = isMatrix ? new Uint8Array(toBfloat16(new Float32Array(data.buffer)).buffer) : data
+  tensors.push({ name, dtype: isMatrix ? 'bfloat16' : dtype, shape, data: rounded })
 }
 await file.close()
 

@@ -9,7 +9,8 @@ const test = suite('findCheckpoint')
 
 test('the largest d<N> by number, per source', async () => {
   await withDir(async (baseDir) => {
-    for (const dir of ['base_checkpoints/d4', 'base_checkpoints/d20', 'base_checkpoints/d9', 'base_checkpoints/notes', 'chatsft_checkpoints/d12', 'chatrl_checkpoints/d2']) {
+    for (const dir of ['base_checkpoints/d4', 'base_checkpoints/d20', 'base_checkpoints/d9', 'base_checkpoints/notes',
+      'chatsft_checkpoints/d12', 'chatrl_checkpoints/d2']) {
       await mkdir(join(baseDir, dir), { recursive: true })
     }
     const tokenizerDir = join(baseDir, 'tokenizer')

@@ -14,7 +14,7 @@ const fixture = (name: string): string => fileURLToPath(new URL(`fixtures/nanoch
 
 const floatsOf = (bytes: Uint8Array, tensor: TensorSource, count: number): number[] => {
   const view = new DataView(bytes.buffer, bytes.byteOffset + tensor.offset)
-  return Array.from({ length: count }, (_, i) => tensor.dtype === 'float32' ? view.getFloat32(4 * i, true) : new Float32Array(Uint32Array.of(view.getUint16(2 * i, true) << 16).buffer)[0] ?? NaN)
+  return Array.from({ length: count }, (_, i) => view.getFloat32(4 * i, true))
 }
 const dataOf = (bytes: Uint8Array, tensor: TensorSource): Uint8Array =>
   bytes.subarray(tensor.offset, tensor.offset + tensor.shape.reduce((product, n) => product * n, 1) * itemSizes[tensor.dtype])
@@ -22,19 +22,23 @@ const named = (checkpoint: Checkpoint, name: string): TensorSource => checkpoint
 
 const fixtures = suite('checkpoint fixtures')
 
+interface Reference { state_dict: [string, number[], string][], window_sizes?: number[], config: Record<string, unknown> }
+
 const generations: Record<string, ModelSpec['generation']> = {
-  'g1a-initial': 'G1', 'g2-origmod-cudatag': 'G2', 'g3-window-s1024': 'G3', 'g4a-mid-nowindow': 'G4', 'g4a-ve32-s1024': 'G4', 'g5-auto1': 'G5', 'g6-auto2': 'G6', 'g6-auto2-s1024': 'G6', 'g6-mha-SSL': 'G6'
+  'g1a-initial': 'G1', 'g2-origmod-cudatag': 'G2', 'g3-window-s1024': 'G3', 'g4a-mid-nowindow': 'G4', 'g4a-ve32-s1024': 'G4',
+  'g5-auto1': 'G5', 'g6-auto2': 'G6', 'g6-auto2-s1024': 'G6', 'g6-mha-SSL': 'G6'
 }
 
 for (const [name, generation] of Object.entries(generations)) {
   fixtures(`${name} reads as ${generation}`, async () => {
-    const reference = JSON.parse(readFileSync(join(fixture(name), 'reference.json'), 'utf8')) as { state_dict: [string, number[], string][], window_sizes?: number[], config: Record<string, unknown> }
+    const reference = JSON.parse(readFileSync(join(fixture(name), 'reference.json'), 'utf8')) as Reference
     const checkpoint = await readCheckpoint(fixture(name))
     const { spec } = checkpoint
     assert.is(spec.generation, generation)
     assert.equal([spec.sequenceLen, spec.vocabSize, spec.nLayer, spec.nHead, spec.nKvHead, spec.nEmbd],
       ['sequence_len', 'vocab_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd'].map((key) => reference.config[key]))
-    assert.equal(checkpoint.tensors.map((t) => [t.name, t.shape, t.dtype]), reference.state_dict.map(([key, shape, dtype]) => [key.replace('_orig_mod.', ''), shape, dtype]))
+    assert.equal(checkpoint.tensors.map((t) => [t.name, t.shape, t.dtype]),
+      reference.state_dict.map(([key, shape, dtype]) => [key.replace('_orig_mod.', ''), shape, dtype]))
     if (reference.window_sizes !== undefined) assert.equal(native().describe(spec).windows, reference.window_sizes)
     else assert.ok(native().describe(spec).windows.every((w) => w === -1))
     assert.equal(checkpoint.warnings.length, name === 'g4a-mid-nowindow' ? 1 : 0)
@@ -73,13 +77,16 @@ fixtures('values at the offsets are those that torch wrote', async () => {
 fixtures('hf-nanochat reads under nanochat\'s names', async () => {
   const checkpoint = await readCheckpoint(fixture('hf-nanochat'))
   assert.equal(checkpoint.spec, {
-    generation: 'HF', sequenceLen: 256, vocabSize: 320, nLayer: 4, nHead: 4, nKvHead: 2, nEmbd: 64, windowPattern: 'L', mlpHidden: 256, softcap: 15, ropeBase: 10_000, normEps: 1e-6
+    generation: 'HF', sequenceLen: 256, vocabSize: 320, nLayer: 4, nHead: 4, nKvHead: 2, nEmbd: 64, windowPattern: 'L',
+    mlpHidden: 256, softcap: 15, ropeBase: 10_000, normEps: 1e-6
   })
   assert.equal(checkpoint.tensors.map((t) => t.name).sort(), native().describe(checkpoint.spec).tensors.map((t) => t.name).sort())
   const bytes = await readFile(checkpoint.files[0] ?? '')
   const header = JSON.parse(bytes.toString('utf8', 8, 8 + 2656)) as Record<string, { data_offsets: [number, number] }>
-  for (const [theirs, ours] of [['model.layers.2.self_attn.k_proj.weight', 'transformer.h.2.attn.c_k.weight'], ['model.layers.0.mlp.fc2.weight', 'transformer.h.0.mlp.c_proj.weight'],
-    ['model.layers.3.self_attn.o_proj.weight', 'transformer.h.3.attn.c_proj.weight'], ['model.embed_tokens.weight', 'transformer.wte.weight']] as const) {
+  for (const [theirs, ours] of [
+    ['model.layers.2.self_attn.k_proj.weight', 'transformer.h.2.attn.c_k.weight'], ['model.layers.0.mlp.fc2.weight', 'transformer.h.0.mlp.c_proj.weight'],
+    ['model.layers.3.self_attn.o_proj.weight', 'transformer.h.3.attn.c_proj.weight'], ['model.embed_tokens.weight', 'transformer.wte.weight']
+  ] as const) {
     assert.is(named(checkpoint, ours).offset, 8 + 2656 + (header[theirs]?.data_offsets[0] ?? NaN))
   }
 })
@@ -128,7 +135,8 @@ layouts('padded vocabulary tables: all or none', async () => {
 
 layouts('a storage offset is honoured, strides must be contiguous', async () => {
   await withDir(async (dir) => {
-    const change = (change: (t: StoredTensor) => Partial<StoredTensor>) => writeTiny(dir, { tensors: tinyTensors().map((t) => t.name === 'x0_lambdas' ? { ...t, ...change(t) } : t) })
+    const change = (change: (t: StoredTensor) => Partial<StoredTensor>) =>
+      writeTiny(dir, { tensors: tinyTensors().map((t) => t.name === 'x0_lambdas' ? { ...t, ...change(t) } : t) })
     const longer = Buffer.concat([Buffer.alloc(12), countingTensor('', [2]).data, Buffer.alloc(4)])
     await change(() => ({ data: longer, storageOffset: 3 }))
     const checkpoint = await readCheckpoint(dir)
@@ -185,14 +193,17 @@ layouts('config.json: older keys, defaults, the MLP width from the tensor, refus
     assert.equal([spec.ropeBase, spec.softcap, spec.normEps, spec.mlpHidden], [50_000, 30, 1e-5, 96])
     for (const [config, message] of [
       [{ ...hfConfig, model_type: 'llama' }, /model_type "nanochat" but found "llama"/], [{ ...hfConfig, tie_word_embeddings: true }, /tie_word_embeddings/],
-      [{ ...hfConfig, attention_bias: true }, /attention_bias/], [{ ...hfConfig, hidden_act: 'silu' }, /hidden_act/], [{ ...hfConfig, rope_parameters: { rope_type: 'yarn' } }, /rope_type/],
-      [{ ...hfConfig, num_key_value_heads: null }, /k_proj\.weight to be \(32, 32\) but it is \(16, 32\)/], [{ ...hfConfig, num_hidden_layers: 3 }, /lacks tensors.*model\.layers\.2\.self_attn\.q_proj\.weight/],
+      [{ ...hfConfig, attention_bias: true }, /attention_bias/], [{ ...hfConfig, hidden_act: 'silu' }, /hidden_act/],
+      [{ ...hfConfig, rope_parameters: { rope_type: 'yarn' } }, /rope_type/],
+      [{ ...hfConfig, num_key_value_heads: null }, /k_proj\.weight to be \(32, 32\) but it is \(16, 32\)/],
+      [{ ...hfConfig, num_hidden_layers: 3 }, /lacks tensors.*model\.layers\.2\.self_attn\.q_proj\.weight/],
       [{ ...hfConfig, num_hidden_layers: 1 }, /does not know: model\.layers\.1\./]
     ] as const) {
       await writeHf(dir, config)
       await rejects(() => readCheckpoint(dir), 'ERR_CHECKPOINT_ARCH', message)
     }
-    for (const config of [{ ...hfConfig, final_logit_softcapping: null }, { ...hfConfig, rms_norm_eps: 0 }, { ...hfConfig, hidden_size: '32' }, { ...hfConfig, vocab_size: 1.5 }]) {
+    for (const config of [{ ...hfConfig, final_logit_softcapping: null }, { ...hfConfig, rms_norm_eps: 0 }, { ...hfConfig, hidden_size: '32' },
+      { ...hfConfig, vocab_size: 1.5 }]) {
       await writeHf(dir, config)
       await rejects(() => readCheckpoint(dir), 'ERR_CHECKPOINT_FORMAT', /config\.json: expected/)
     }
@@ -233,7 +244,8 @@ const meta = suite('checkpoint meta')
 
 meta('NaN and Infinity, as json.dump writes them, become null; strings keep them', async () => {
   await withDir(async (dir) => {
-    const text = JSON.stringify({ ...tinyMeta(), val_bpb: 'nan', worst: ['inf', 'minus'], note: 'NaN "Infinity\\' }).replace('"nan"', 'NaN').replace('"inf"', 'Infinity').replace('"minus"', '-Infinity')
+    const text = JSON.stringify({ ...tinyMeta(), val_bpb: 'nan', worst: ['inf', 'minus'], note: 'NaN "Infinity\\' })
+      .replace('"nan"', 'NaN').replace('"inf"', 'Infinity').replace('"minus"', '-Infinity')
     await writeTiny(dir, { meta: text })
     const read = await readCheckpoint(dir)
     assert.equal([read.meta.val_bpb, read.meta.worst, read.meta.note], [null, [null, null], 'NaN "Infinity\\'])

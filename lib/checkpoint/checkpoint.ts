@@ -55,25 +55,33 @@ async function readNanochat(dir: string, names: readonly string[], options: Chec
   const tensors = await readPt(path, 0)
   const generation = detectGeneration(tensors, (windowPattern ?? options.windowPattern) !== undefined, files.model)
   const hasWindows = generation !== 'G1' && generation !== 'G2'
-  const warnings = hasWindows && windowPattern === undefined && options.windowPattern === undefined ? [noWindowPattern(files.meta, meta)] : []
+  const isPatternKnown = !hasWindows || windowPattern !== undefined || options.windowPattern !== undefined
   const softcap = softcapOf(generation, meta)
   const spec = withOptions({
     generation, ...dimensions, windowPattern: hasWindows ? windowPattern ?? 'L' : 'L', ...(softcap === undefined ? {} : { softcap })
   }, options)
   requireTensors(spec, tensors, files.model)
-  return { spec, tensors, files: [path], meta, warnings }
+  return { spec, tensors, files: [path], meta, warnings: isPatternKnown ? [] : [noWindowPattern(files.meta, meta)] }
 }
 
 function checkOptions({ step, softcap, windowPattern, ropeTable }: CheckpointOptions): void {
   if (step !== undefined && !(Number.isSafeInteger(step) && step >= 0)) throw invalidArg('step', 'a whole number', step)
-  if (softcap !== undefined && !(typeof softcap === 'number' && softcap > 0 && softcap < 1e6)) throw invalidArg('softcap', 'a positive number', softcap)
-  if (windowPattern !== undefined && !isWindowPattern(windowPattern)) throw invalidArg('windowPattern', 'letters S and L', windowPattern)
-  if (ropeTable !== undefined && ropeTable !== 'float32' && ropeTable !== 'bfloat16') throw invalidArg('ropeTable', "'float32' or 'bfloat16'", ropeTable)
+  if (softcap !== undefined && !(typeof softcap === 'number' && softcap > 0 && softcap < 1e6)) {
+    throw invalidArg('softcap', 'a positive number', softcap)
+  }
+  if (windowPattern !== undefined && !isWindowPattern(windowPattern)) {
+    throw invalidArg('windowPattern', 'letters S and L', windowPattern)
+  }
+  if (ropeTable !== undefined && ropeTable !== 'float32' && ropeTable !== 'bfloat16') {
+    throw invalidArg('ropeTable', "'float32' or 'bfloat16'", ropeTable)
+  }
 }
 
 function withOptions(spec: ModelSpec, { softcap, windowPattern, ropeTable }: CheckpointOptions): ModelSpec {
   const hasWindows = spec.generation !== 'G1' && spec.generation !== 'G2' && spec.generation !== 'HF'
-  if (windowPattern !== undefined && !hasWindows) throw invalidArg('windowPattern', `no pattern for a ${spec.generation} model, which has no windows,`, windowPattern)
+  if (windowPattern !== undefined && !hasWindows) {
+    throw invalidArg('windowPattern', `no pattern for a ${spec.generation} model, which has no windows,`, windowPattern)
+  }
   return {
     ...spec,
     ...(softcap === undefined ? {} : { softcap }),
@@ -83,13 +91,16 @@ function withOptions(spec: ModelSpec, { softcap, windowPattern, ropeTable }: Che
 }
 
 function noWindowPattern(metaName: string, { user_config: userConfig }: Record<string, unknown>): string {
-  const trained = isRecord(userConfig) && isWindowPattern(userConfig.window_pattern) ? ` (its user_config says "${userConfig.window_pattern.slice(0, 40)}")` : ''
+  const pattern = isRecord(userConfig) ? userConfig.window_pattern : undefined
+  const trained = isWindowPattern(pattern) ? ` (its user_config says "${pattern.slice(0, 40)}")` : ''
   return `${metaName} has no window_pattern in model_config${trained}: read as "L", as nanochat does. Pass windowPattern to use another.`
 }
 
 function nothingToLoad(dir: string, names: readonly string[]): NanochatError {
   const tags = names.filter((name) => /^d\d+$/.test(name))
   const found = tags.length > 0 ? `It has the model tags ${tags.slice(0, 20).join(', ')}: pass one of these directories.`
-    : names.length > 0 ? `Found ${names.slice(0, 10).join(', ')}${names.length > 10 ? `, and ${names.length - 10} more` : ''}.` : 'It is empty.'
-  return new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `Expected model_<step>.pt and meta_<step>.json, or a Hugging Face config.json, in ${dir}. ${found}`)
+    : names.length > 10 ? `Found ${names.slice(0, 10).join(', ')}, and ${names.length - 10} more.`
+      : names.length > 0 ? `Found ${names.join(', ')}.` : 'It is empty.'
+  return new NanochatError('ERR_CHECKPOINT_NOT_FOUND',
+    `Expected model_<step>.pt and meta_<step>.json, or a Hugging Face config.json, in ${dir}. ${found}`)
 }

@@ -12,7 +12,9 @@ export function detectGeneration(tensors: readonly TensorSource[], hasWindowPatt
   const veGateChannels = tensors.find((tensor) => veGate.test(tensor.name))?.shape[1]
   if (names.has('smear_lambda')) return 'G6'
   if (veGateChannels === 12) return 'G5'
-  if (names.has('bigram_lambdas')) throw refusedExperiment(fileName, [...names].filter((name) => name.startsWith('bigram_')), '2026-01-27/28 only (engram experiment)')
+  if (names.has('bigram_lambdas')) {
+    throw refusedExperiment(fileName, [...names].filter((name) => name.startsWith('bigram_')), '2026-01-27/28 only (engram experiment)')
+  }
   if (veGateChannels === 32) return 'G4'
   const oneDay = ['value_embed_A.weight', 'value_embed_B.weight', 'value_embed.weight', 'v0_lambdas']
   if (oneDay.some((name) => name !== 'value_embed_B.weight' && names.has(name))) {
@@ -26,14 +28,17 @@ export function detectGeneration(tensors: readonly TensorSource[], hasWindowPatt
  * Requires exactly the tensors of `spec`, in name and shape (MODEL.md 2). The vocabulary tables may all have rows up to
  * the next multiple of 64. `nameInFile` gives the name a message should show. Throws ERR_CHECKPOINT_ARCH.
  */
-export function requireTensors(spec: ModelSpec, tensors: readonly TensorSource[], fileName: string, nameInFile = (name: string): string => name): void {
+export function requireTensors(
+  spec: ModelSpec, tensors: readonly TensorSource[], fileName: string, nameInFile = (name: string): string => name
+): void {
   const expected = new Map(describeSpec(spec, fileName).tensors.map((tensor) => [tensor.name, tensor.shape]))
   const found = new Map(tensors.map((tensor) => [tensor.name, tensor.shape]))
   const unknown = [...found.keys()].filter((name) => !expected.has(name))
   if (unknown.length > 0) throw unknownTensors(fileName, unknown.map(nameInFile))
   const missing = [...expected.keys()].filter((name) => !found.has(name))
   if (missing.length > 0) {
-    throw new NanochatError('ERR_CHECKPOINT_ARCH', `${fileName} lacks tensors of a ${spec.generation} model with ${spec.nLayer} layers: ${someNames(missing.map(nameInFile))}.`)
+    throw new NanochatError('ERR_CHECKPOINT_ARCH',
+      `${fileName} lacks tensors of a ${spec.generation} model with ${spec.nLayer} layers: ${someNames(missing.map(nameInFile))}.`)
   }
 
   const paddedRows = Math.ceil(spec.vocabSize / 64) * 64
@@ -43,7 +48,11 @@ export function requireTensors(spec: ModelSpec, tensors: readonly TensorSource[]
     const rows = isVocabularyTable(name) ? vocabRows : shape[0]
     const wanted = [rows, ...shape.slice(1)].join(', ')
     const actual = (found.get(name) ?? []).join(', ')
-    if (wanted !== actual) throw new NanochatError('ERR_CHECKPOINT_ARCH', `${fileName}: expected ${nameInFile(name)} to be (${wanted}) but it is (${actual}). The model's configuration and its tensors disagree.`)
+    if (wanted !== actual) {
+      throw new NanochatError('ERR_CHECKPOINT_ARCH',
+        `${fileName}: expected ${nameInFile(name)} to be (${wanted}) but it is (${actual}). `
+        + 'The model\'s configuration and its tensors disagree.')
+    }
   }
 }
 

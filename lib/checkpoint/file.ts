@@ -18,10 +18,13 @@ export async function withFile<T>(path: string, use: (file: OpenFile) => Promise
   try {
     return await use({
       name, size, async read(offset, length) {
-        if (offset < 0 || length < 0 || offset + length > size) throw damaged(name, `expected ${length} bytes at ${offset} but the file has ${size}`)
+        if (offset < 0 || length < 0 || offset + length > size) {
+          throw damaged(name, `expected ${length} bytes at ${offset} but the file has ${size}`)
+        }
         const bytes = new Uint8Array(length)
         for (let done = 0; done < length;) {
-          const { bytesRead } = await handle.read(bytes, done, length - done, offset + done).catch((cause: unknown) => { throw unreadable(path, cause) })
+          const { bytesRead } = await handle.read(bytes, done, length - done, offset + done)
+            .catch((cause: unknown) => { throw unreadable(path, cause) })
           if (bytesRead === 0) throw damaged(name, `it became shorter while it was read`)
           done += bytesRead
         }
@@ -62,7 +65,8 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
 
 /** The file exists and is not what it should be. */
 export function damaged(name: string, what: string, cause?: unknown): NanochatError {
-  return new NanochatError('ERR_CHECKPOINT_FORMAT', `${name}: ${what}. The file is damaged or incomplete: copy or download it again.`, { cause })
+  return new NanochatError('ERR_CHECKPOINT_FORMAT',
+    `${name}: ${what}. The file is damaged or incomplete: copy or download it again.`, { cause })
 }
 
 async function fileSize(path: string): Promise<number> {

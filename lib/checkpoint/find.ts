@@ -10,13 +10,17 @@ const sourceDirs = { base: 'base_checkpoints', sft: 'chatsft_checkpoints', rl: '
  * and `<base>/tokenizer`; `<base>` is baseDir, $NANOCHAT_BASE_DIR or ~/.cache/nanochat (MODEL.md 3).
  * Throws ERR_CHECKPOINT_NOT_FOUND with the tags that are there.
  */
-export async function findCheckpoint(source: 'base' | 'sft' | 'rl', options: { modelTag?: string, baseDir?: string } = {}): Promise<{ checkpointDir: string, tokenizerDir: string }> {
+export async function findCheckpoint(
+  source: 'base' | 'sft' | 'rl', options: { modelTag?: string, baseDir?: string } = {}
+): Promise<{ checkpointDir: string, tokenizerDir: string }> {
   const baseDir = options.baseDir ?? (process.env.NANOCHAT_BASE_DIR || join(homedir(), '.cache', 'nanochat'))
   const sourceDir = join(baseDir, sourceDirs[source])
   const tags = await listDirectory(sourceDir, 'Set NANOCHAT_BASE_DIR or pass baseDir, or load a directory by its path.')
   const tag = options.modelTag ?? largestTag(tags)
   if (tag === undefined || !tags.includes(tag)) {
-    throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `No model ${tag ?? 'd<N>'} in ${sourceDir}. ${tags.length > 0 ? `Pass one of these as modelTag: ${tags.join(', ')}.` : 'It is empty.'}`)
+    throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND',
+      `No model ${tag ?? 'd<N>'} in ${sourceDir}. `
+        + (tags.length > 0 ? `Pass one of these as modelTag: ${tags.join(', ')}.` : 'It is empty.'))
   }
   return { checkpointDir: join(sourceDir, tag), tokenizerDir: join(baseDir, 'tokenizer') }
 }
@@ -29,7 +33,10 @@ export function chooseStep(dir: string, names: readonly string[], step: number |
     throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `No step ${step} in ${dir}. It has the steps ${steps.map(Number).join(', ')}.`)
   }
   const meta = `meta_${chosen}.json`
-  if (!names.includes(meta)) throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `${dir} has model_${chosen}.pt but not ${meta}, which nanochat writes beside it. Copy both.`)
+  if (!names.includes(meta)) {
+    throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND',
+      `${dir} has model_${chosen}.pt but not ${meta}, which nanochat writes beside it. Copy both.`)
+  }
   return { model: `model_${chosen}.pt`, meta }
 }
 
@@ -39,7 +46,8 @@ export async function listDirectory(dir: string, hint: string): Promise<string[]
     return (await readdir(dir)).sort()
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
-    const what = code === 'ENOENT' ? 'does not exist' : code === 'ENOTDIR' ? 'is a file; pass the directory it is in' : `cannot be read (${code})`
+    const what = code === 'ENOENT' ? 'does not exist'
+      : code === 'ENOTDIR' ? 'is a file; pass the directory it is in' : `cannot be read (${code})`
     throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `${dir} ${what}. ${hint}`, { cause })
   }
 }

@@ -10,11 +10,15 @@ import { readSafetensors } from './safetensors.js'
 const maxJsonBytes = 1 << 20
 const maxShards = 1000
 const layerNames: Record<string, string> = {
-  'self_attn.q_proj': 'attn.c_q', 'self_attn.k_proj': 'attn.c_k', 'self_attn.v_proj': 'attn.c_v', 'self_attn.o_proj': 'attn.c_proj', 'mlp.fc1': 'mlp.c_fc', 'mlp.fc2': 'mlp.c_proj'
+  'self_attn.q_proj': 'attn.c_q', 'self_attn.k_proj': 'attn.c_k', 'self_attn.v_proj': 'attn.c_v', 'self_attn.o_proj': 'attn.c_proj',
+  'mlp.fc1': 'mlp.c_fc', 'mlp.fc2': 'mlp.c_proj'
 }
 
-/** A Hugging Face directory of NanoChatForCausalLM: config.json and safetensors, single or sharded; names become nanochat's (MODEL.md 3). */
-export async function readHf(dir: string, names: readonly string[]): Promise<{ checkpoint: Checkpoint, fileName: string, nameInFile: (name: string) => string }> {
+/** What {@link readHf} found; `fileName` and `nameInFile` are for messages. */
+export interface HfCheckpoint { checkpoint: Checkpoint, fileName: string, nameInFile: (name: string) => string }
+
+/** A Hugging Face directory of NanoChatForCausalLM: config.json and safetensors, single or sharded. Names become nanochat's (MODEL.md 3). */
+export async function readHf(dir: string, names: readonly string[]): Promise<HfCheckpoint> {
   const config = await readJsonObject(join(dir, 'config.json'), maxJsonBytes)
   requireArchitecture(config)
   const { fileName, files, tensors } = await readWeights(dir, names)
@@ -31,13 +35,18 @@ export async function readHf(dir: string, names: readonly string[]): Promise<{ c
 }
 
 function requireArchitecture(config: Record<string, unknown>): void {
-  const refuse = (what: string): NanochatError => new NanochatError('ERR_CHECKPOINT_ARCH', `config.json: expected ${what}. Only NanoChatForCausalLM as nanochat's own checkpoints convert to it is supported.`)
+  const refuse = (what: string): NanochatError => new NanochatError('ERR_CHECKPOINT_ARCH',
+    `config.json: expected ${what}. Only NanoChatForCausalLM as nanochat's own checkpoints convert to it is supported.`)
   if (config.model_type !== 'nanochat') throw refuse(`model_type "nanochat" but found ${describe(config.model_type)}`)
   if (config.attention_bias === true) throw refuse('no attention_bias')
   if (config.tie_word_embeddings === true) throw refuse('no tie_word_embeddings')
-  if (config.hidden_act !== undefined && config.hidden_act !== 'relu2') throw refuse(`hidden_act "relu2" but found ${describe(config.hidden_act)}`)
+  if (config.hidden_act !== undefined && config.hidden_act !== 'relu2') {
+    throw refuse(`hidden_act "relu2" but found ${describe(config.hidden_act)}`)
+  }
   const ropeType = isRecord(config.rope_parameters) ? config.rope_parameters.rope_type ?? 'default' : 'default'
-  if (ropeType !== 'default' || (config.rope_scaling !== undefined && config.rope_scaling !== null)) throw refuse('plain rotary embeddings (rope_type "default")')
+  if (ropeType !== 'default' || (config.rope_scaling ?? null) !== null) {
+    throw refuse('plain rotary embeddings (rope_type "default")')
+  }
 }
 
 function hfSpec(config: Record<string, unknown>): ModelSpec {
@@ -46,13 +55,15 @@ function hfSpec(config: Record<string, unknown>): ModelSpec {
   const dimensions: Dimensions = {
     sequenceLen: dimension(config, 'max_position_embeddings', file), vocabSize: dimension(config, 'vocab_size', file),
     nLayer: dimension(config, 'num_hidden_layers', file), nHead, nEmbd: dimension(config, 'hidden_size', file),
-    nKvHead: config.num_key_value_heads === undefined || config.num_key_value_heads === null ? nHead : dimension(config, 'num_key_value_heads', file)
+    nKvHead: (config.num_key_value_heads ?? null) === null ? nHead : dimension(config, 'num_key_value_heads', file)
   }
   const rope = isRecord(config.rope_parameters) ? config.rope_parameters : config
   const softcapKey = 'final_logit_softcapping' in config ? 'final_logit_softcapping' : 'logits_soft_cap'
   return {
     generation: 'HF', ...dimensions, windowPattern: 'L',
-    ropeBase: positive(rope, 'rope_theta', 10_000), softcap: positive(config, softcapKey, 15), normEps: positive(config, 'rms_norm_eps', 1e-6)
+    ropeBase: positive(rope, 'rope_theta', 10_000),
+    softcap: positive(config, softcapKey, 15),
+    normEps: positive(config, 'rms_norm_eps', 1e-6)
   }
 }
 
@@ -67,7 +78,10 @@ async function readWeights(dir: string, names: readonly string[]): Promise<{ fil
   const single = 'model.safetensors'
   const index = 'model.safetensors.index.json'
   if (names.includes(single)) return { fileName: single, files: [single], tensors: await readSafetensors(join(dir, single), 0) }
-  if (!names.includes(index)) throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `${dir} has config.json but neither ${single} nor ${index}. Download the weights as safetensors.`)
+  if (!names.includes(index)) {
+    throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND',
+      `${dir} has config.json but neither ${single} nor ${index}. Download the weights as safetensors.`)
+  }
 
   const { weight_map: weightMap } = await readJsonObject(join(dir, index), maxJsonBytes)
   if (!isRecord(weightMap)) throw damaged(index, `expected weight_map to be an object but found ${describe(weightMap)}`)

@@ -6,7 +6,9 @@ import { damaged, isRecord } from './file.js'
 export type Dimensions = Pick<ModelSpec, 'sequenceLen' | 'vocabSize' | 'nLayer' | 'nHead' | 'nKvHead' | 'nEmbd'>
 
 /** `model_config` of a meta file (MODEL.md 3). How the numbers fit together is the addon's to check. Throws ERR_CHECKPOINT_FORMAT. */
-export function modelConfig(meta: Record<string, unknown>, fileName: string): { dimensions: Dimensions, windowPattern: string | undefined } {
+export function modelConfig(
+  meta: Record<string, unknown>, fileName: string
+): { dimensions: Dimensions, windowPattern: string | undefined } {
   const config = meta.model_config
   if (!isRecord(config)) throw damaged(fileName, `expected model_config to be an object but found ${describe(config)}`)
   return {

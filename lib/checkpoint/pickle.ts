@@ -48,7 +48,8 @@ export function readPickle(bytes: Uint8Array, options: PickleOptions): Pickled {
   let objects = 16 + bytes.length / bytesPerObject
 
   const refuse = (what: string, cause?: unknown): NanochatError => new NanochatError(options.code,
-    `${options.fileName}: ${what} (byte ${at} of its pickle). Nothing was executed. The file is damaged, or was not written by nanochat.`, { cause })
+    `${options.fileName}: ${what} (byte ${at} of its pickle). Nothing was executed. `
+    + 'The file is damaged, or was not written by nanochat.', { cause })
 
   /** The next `length` bytes. */
   const take = (length: number): number => {
@@ -109,7 +110,8 @@ export function readPickle(bytes: Uint8Array, options: PickleOptions): Pickled {
   }
   const pushGlobal = (name: string): void => {
     if (name !== bytesForm && !options.globals.includes(name)) {
-      throw refuse(`expected only the globals ${options.globals.join(', ')} but it refers to ${JSON.stringify(name.slice(0, 200)).slice(1, -1)}`)
+      const printable = JSON.stringify(name.slice(0, 200)).slice(1, -1)
+      throw refuse(`expected only the globals ${options.globals.join(', ')} but it refers to ${printable}`)
     }
     const known = globals.get(name) ?? { kind: 'object', global: name, args: [], state: undefined, entries: [] }
     globals.set(name, known)
@@ -122,7 +124,9 @@ export function readPickle(bytes: Uint8Array, options: PickleOptions): Pickled {
     if (!Array.isArray(args) || !isObject(callee) || !isBareGlobal(callee)) throw refuse(`${opcode} needs a global and a tuple`)
     if (callee.global !== bytesForm) return { kind: 'object', global: callee.global, args, state: undefined, entries: [] }
     const [text, encoding] = args
-    if (opcode !== 'REDUCE' || args.length !== 2 || typeof text !== 'string' || encoding !== 'latin1') throw refuse(`expected ${bytesForm}(text, 'latin1') only`)
+    if (opcode !== 'REDUCE' || args.length !== 2 || typeof text !== 'string' || encoding !== 'latin1') {
+      throw refuse(`expected ${bytesForm}(text, 'latin1') only`)
+    }
     const raw = encoded.get(text) ?? latin1(text)
     if (raw === undefined) throw refuse(`${bytesForm} of text that is not latin1`)
     encoded.set(text, raw)         // repeated through the memo, a long text would else multiply
@@ -216,7 +220,7 @@ function integer(raw: Uint8Array): number | bigint {
   let value = 0n
   for (let i = raw.length - 1; i >= 0; i--) value = value << 8n | BigInt(raw[i] as number)
   value = BigInt.asIntN(8 * raw.length, value)
-  return BigInt(Number(value)) === value && Number.isSafeInteger(Number(value)) ? Number(value) : value
+  return Number.isSafeInteger(Number(value)) ? Number(value) : value
 }
 
 function latin1(text: string): Uint8Array | undefined {
@@ -231,10 +235,11 @@ function latin1(text: string): Uint8Array | undefined {
 
 // Refused, but named: those that call, import or build something, and the rest of protocols 0 to 5.
 const refusedOpcodes: Record<string, string> = {
-  '0': 'POP', '1': 'POP_MARK', '2': 'DUP', F: 'FLOAT', G: 'BINFLOAT', I: 'INT', L: 'LONG', P: 'PERSID', S: 'STRING', T: 'BINSTRING', U: 'SHORT_BINSTRING',
-  V: 'UNICODE', a: 'APPEND', d: 'DICT', e: 'APPENDS', g: 'GET', i: 'INST', l: 'LIST', o: 'OBJ', p: 'PUT', ']': 'EMPTY_LIST', '\x82': 'EXT1', '\x83': 'EXT2',
-  '\x84': 'EXT4', '\x8b': 'LONG4', '\x8d': 'BINUNICODE8', '\x8e': 'BINBYTES8', '\x8f': 'EMPTY_SET', '\x90': 'ADDITEMS', '\x91': 'FROZENSET', '\x92': 'NEWOBJ_EX',
-  '\x96': 'BYTEARRAY8', '\x97': 'NEXT_BUFFER', '\x98': 'READONLY_BUFFER'
+  '0': 'POP', '1': 'POP_MARK', '2': 'DUP', F: 'FLOAT', G: 'BINFLOAT', I: 'INT', L: 'LONG', P: 'PERSID', S: 'STRING',
+  T: 'BINSTRING', U: 'SHORT_BINSTRING', V: 'UNICODE', a: 'APPEND', d: 'DICT', e: 'APPENDS', g: 'GET', i: 'INST', l: 'LIST',
+  o: 'OBJ', p: 'PUT', ']': 'EMPTY_LIST', '\x82': 'EXT1', '\x83': 'EXT2', '\x84': 'EXT4', '\x8b': 'LONG4',
+  '\x8d': 'BINUNICODE8', '\x8e': 'BINBYTES8', '\x8f': 'EMPTY_SET', '\x90': 'ADDITEMS', '\x91': 'FROZENSET',
+  '\x92': 'NEWOBJ_EX', '\x96': 'BYTEARRAY8', '\x97': 'NEXT_BUFFER', '\x98': 'READONLY_BUFFER'
 }
 
 function opcodeName(opcode: number): string {

@@ -34,8 +34,12 @@ async function openArchive(file: OpenFile): Promise<Archive> {
   const entries = await readZipDirectory(file)
   const pickles = [...entries.values()].filter((entry) => /^[^/]*\/data\.pkl$/.test(entry.name))
   const [pickle] = pickles
-  if (pickle === undefined || pickles.length > 1) throw damaged(file.name, `expected one <name>/data.pkl in the archive, as torch.save writes, but found ${pickles.length}`)
-  if (pickle.size > maxPickleBytes) throw damaged(file.name, `expected a data.pkl of at most ${maxPickleBytes} bytes but it has ${pickle.size}`)
+  if (pickle === undefined || pickles.length > 1) {
+    throw damaged(file.name, `expected one <name>/data.pkl in the archive, as torch.save writes, but found ${pickles.length}`)
+  }
+  if (pickle.size > maxPickleBytes) {
+    throw damaged(file.name, `expected a data.pkl of at most ${maxPickleBytes} bytes but it has ${pickle.size}`)
+  }
   const root = pickle.name.slice(0, -'data.pkl'.length)
   await checkByteOrder(file, entries.get(`${root}byteorder`))
   return { fileName: file.name, root, entries, pickle: await file.read(pickle.offset, pickle.size) }
@@ -55,7 +59,9 @@ function tensorSource(value: Pickled, name: string, archive: Archive): Pick<Tens
   const [persistent, storageOffset, shape, strides] = tensor.args
   const { dtype, entry, numel } = storageEntry(persistent, broken, archive)
   if (!isShape(shape) || !isShape(strides) || strides.length !== shape.length) throw broken('expected a shape and as many strides')
-  if (!isContiguous(shape, strides)) throw broken(`expected a contiguous tensor but shape (${shape.join(', ')}) has strides (${strides.join(', ')}); save it with .contiguous()`)
+  if (!isContiguous(shape, strides)) {
+    throw broken(`expected a contiguous tensor (save it with .contiguous()) but shape (${shape.join(', ')}) has strides (${strides.join(', ')})`)
+  }
   const count = numElements(shape)
   const isInside = isSize(storageOffset) && count !== undefined && storageOffset + count <= numel
   if (!isInside) throw broken(`shape (${shape.join(', ')}) does not fit its storage of ${numel} elements`)
@@ -63,15 +69,21 @@ function tensorSource(value: Pickled, name: string, archive: Archive): Pick<Tens
 }
 
 /** `('storage', class, key, location, numel)`; the location, cuda:0 in real files, says nothing about the data. */
-function storageEntry(value: Pickled | undefined, broken: (what: string) => Error, archive: Archive): { dtype: TensorSource['dtype'], entry: ZipEntry, numel: number } {
+function storageEntry(
+  value: Pickled | undefined, broken: (what: string) => Error, archive: Archive
+): { dtype: TensorSource['dtype'], entry: ZipEntry, numel: number } {
   const isPersistent = typeof value === 'object' && value !== null && 'kind' in value && value.kind === 'persistent'
   if (!isPersistent || !Array.isArray(value.id) || value.id.length !== 5) throw broken('expected a storage')
   const [tag, storageClass, key, , numel] = value.id
   const dtype = isObject(storageClass) ? storages[storageClass.global] : undefined
-  if (tag !== 'storage' || dtype === undefined || typeof key !== 'string' || !isSize(numel)) throw broken('expected a float32, bfloat16 or float16 storage')
+  if (tag !== 'storage' || dtype === undefined || typeof key !== 'string' || !isSize(numel)) {
+    throw broken('expected a float32, bfloat16 or float16 storage')
+  }
   const entry = archive.entries.get(`${archive.root}data/${key}`)
   if (entry === undefined) throw broken(`its data/${key.slice(0, 50)} is missing from the archive`)
-  if (entry.size !== numel * itemSize[dtype]) throw broken(`expected ${numel} ${dtype} elements in data/${key} but it has ${entry.size} bytes`)
+  if (entry.size !== numel * itemSize[dtype]) {
+    throw broken(`expected ${numel} ${dtype} elements in data/${key} but it has ${entry.size} bytes`)
+  }
   return { dtype, entry, numel }
 }
 

@@ -11,16 +11,19 @@ export function readSafetensors(path: string, fileIndex: number): Promise<Tensor
   return withFile(path, async (file) => {
     if (file.size < 8) throw damaged(file.name, `expected a safetensors file but it has ${file.size} bytes`)
     const headerBytes = new DataView((await file.read(0, 8)).buffer).getBigUint64(0, true)
-    if (headerBytes > BigInt(Math.min(maxHeaderBytes, file.size - 8))) {
-      throw damaged(file.name, `expected a safetensors header of at most ${Math.min(maxHeaderBytes, file.size - 8)} bytes but it claims ${headerBytes}`)
+    const mostBytes = Math.min(maxHeaderBytes, file.size - 8)
+    if (headerBytes > BigInt(mostBytes)) {
+      throw damaged(file.name, `expected a safetensors header of at most ${mostBytes} bytes but it claims ${headerBytes}`)
     }
     const dataOffset = 8 + Number(headerBytes)
     const header = parseJsonObject(await file.read(8, Number(headerBytes)), file.name)
     const tensors = Object.entries(header).filter(([name]) => name !== '__metadata__')
-      .map(([name, value]) => tensorSource(name, value, file.name)).sort((a, b) => a.begin - b.begin || a.end - b.end)
+      .map(([name, value]) => headerEntry(name, value, file.name)).sort((a, b) => a.begin - b.begin || a.end - b.end)
     let end = 0
     for (const tensor of tensors) {
-      if (tensor.begin !== end) throw damaged(file.name, `tensor ${tensor.name.slice(0, 200)} starts at ${tensor.begin} but the one before it ends at ${end}`)
+      if (tensor.begin !== end) {
+        throw damaged(file.name, `tensor ${tensor.name.slice(0, 200)} starts at ${tensor.begin} but the one before it ends at ${end}`)
+      }
       end = tensor.end
     }
     if (dataOffset + end !== file.size) throw damaged(file.name, `expected ${dataOffset + end} bytes but the file has ${file.size}`)
@@ -28,7 +31,10 @@ export function readSafetensors(path: string, fileIndex: number): Promise<Tensor
   })
 }
 
-function tensorSource(name: string, value: unknown, fileName: string): { name: string, dtype: TensorSource['dtype'], shape: number[], begin: number, end: number } {
+/** Bytes `begin` to `end` of the data behind the header. */
+interface HeaderEntry { name: string, dtype: TensorSource['dtype'], shape: number[], begin: number, end: number }
+
+function headerEntry(name: string, value: unknown, fileName: string): HeaderEntry {
   const broken = (what: string): Error => damaged(fileName, `tensor ${name.slice(0, 200)}: ${what}`)
   if (!isRecord(value)) throw broken('expected dtype, shape and data_offsets')
   const { shape, data_offsets: offsets } = value
@@ -37,6 +43,8 @@ function tensorSource(name: string, value: unknown, fileName: string): { name: s
   const count = isShape(shape) ? numElements(shape) : undefined
   if (!isShape(shape) || count === undefined || !isShape(offsets)) throw broken('expected dtype, shape and data_offsets')
   const [begin = -1, end = -1] = offsets
-  if (offsets.length !== 2 || end - begin !== count * itemSize[dtype]) throw broken(`expected ${count} ${dtype} elements but its data_offsets are ${begin} to ${end}`)
+  if (offsets.length !== 2 || end - begin !== count * itemSize[dtype]) {
+    throw broken(`expected ${count} ${dtype} elements but its data_offsets are ${begin} to ${end}`)
+  }
   return { name, dtype, shape, begin, end }
 }

@@ -29,7 +29,9 @@ export async function readZipDirectory(file: OpenFile): Promise<Map<string, ZipE
     if (record.headerOffset < end) throw damaged(file.name, `zip entry ${record.name} overlaps the one before it`)
     const offset = await dataOffset(file, record)
     end = offset + record.size
-    if (end > directory.offset) throw damaged(file.name, `zip entry ${record.name} needs ${record.size} bytes at ${offset} but the directory starts at ${directory.offset}`)
+    if (end > directory.offset) {
+      throw damaged(file.name, `zip entry ${record.name} needs ${record.size} bytes at ${offset} but the directory starts at ${directory.offset}`)
+    }
     if (entries.has(record.name)) throw damaged(file.name, `zip entry ${record.name} comes twice`)
     entries.set(record.name, { name: record.name, offset, size: record.size })
   }
@@ -38,8 +40,10 @@ export async function readZipDirectory(file: OpenFile): Promise<Map<string, ZipE
 
 interface CentralRecord { name: string, rawName: Uint8Array, size: number, headerOffset: number }
 
+interface DirectoryRecord { disk: number, count: number, size: number, offset: number, end: number }
+
 /** Where the central directory is, from the end records. */
-async function findDirectory(file: OpenFile): Promise<{ offset: number, size: number, count: number }> {
+async function findDirectory(file: OpenFile): Promise<DirectoryRecord> {
   const tailOffset = Math.max(0, file.size - maxTail - 20)
   const tail = await file.read(tailOffset, file.size - tailOffset)
   const view = new DataView(tail.buffer)
@@ -50,16 +54,23 @@ async function findDirectory(file: OpenFile): Promise<{ offset: number, size: nu
   const isZip64 = at >= 20 && view.getUint32(at - 20, true) === signatures.locator64
   const directory = isZip64
     ? await zip64Directory(file, tailOffset + at - 20, uint64(view, at - 12, file.name))
-    : { disk: view.getUint32(at + 4, true), count: view.getUint16(at + 10, true), size: view.getUint32(at + 12, true), offset: view.getUint32(at + 16, true), end: tailOffset + at }
+    : {
+        disk: view.getUint32(at + 4, true), count: view.getUint16(at + 10, true),
+        size: view.getUint32(at + 12, true), offset: view.getUint32(at + 16, true), end: tailOffset + at
+      }
   if (directory.disk !== 0) throw damaged(file.name, 'expected a zip archive in one part')
-  if (directory.offset + directory.size !== directory.end) throw damaged(file.name, `expected a zip directory that ends at ${directory.end} but it ends at ${directory.offset + directory.size}`)
+  if (directory.offset + directory.size !== directory.end) {
+    throw damaged(file.name, `expected a zip directory of ${directory.size} bytes at ${directory.offset} but its end record is at ${directory.end}`)
+  }
   return directory
 }
 
-async function zip64Directory(file: OpenFile, locatorOffset: number, offset: number): Promise<{ disk: number, count: number, size: number, offset: number, end: number }> {
+async function zip64Directory(file: OpenFile, locatorOffset: number, offset: number): Promise<DirectoryRecord> {
   if (offset + 56 > locatorOffset) throw damaged(file.name, 'its zip64 record is out of place')
   const view = new DataView((await file.read(offset, 56)).buffer)
-  if (view.getUint32(0, true) !== signatures.end64 || offset + 12 + uint64(view, 4, file.name) !== locatorOffset) throw damaged(file.name, 'its zip64 record is broken')
+  if (view.getUint32(0, true) !== signatures.end64 || offset + 12 + uint64(view, 4, file.name) !== locatorOffset) {
+    throw damaged(file.name, 'its zip64 record is broken')
+  }
   return {
     disk: view.getUint32(16, true) + view.getUint32(20, true), count: uint64(view, 32, file.name),
     size: uint64(view, 40, file.name), offset: uint64(view, 48, file.name), end: offset
@@ -71,7 +82,9 @@ function centralRecords(bytes: Uint8Array, count: number, fileName: string): Cen
   const records: CentralRecord[] = []
   let at = 0
   for (let i = 0; i < count; i++) {
-    if (at + 46 > bytes.length || view.getUint32(at, true) !== signatures.central) throw damaged(fileName, `entry ${i} of its zip directory is broken`)
+    if (at + 46 > bytes.length || view.getUint32(at, true) !== signatures.central) {
+      throw damaged(fileName, `entry ${i} of its zip directory is broken`)
+    }
     const nameLength = view.getUint16(at + 28, true)
     const extraLength = view.getUint16(at + 30, true)
     const next = at + 46 + nameLength + extraLength + view.getUint16(at + 32, true)
@@ -81,8 +94,11 @@ function centralRecords(bytes: Uint8Array, count: number, fileName: string): Cen
     checkStored(view.getUint16(at + 8, true), view.getUint16(at + 10, true), name, fileName)
 
     const extra = new DataView(bytes.buffer, at + 46 + nameLength, extraLength)
-    const [size, packedSize, headerOffset] = withZip64([view.getUint32(at + 24, true), view.getUint32(at + 20, true), view.getUint32(at + 42, true)], extra, fileName)
-    if (size === undefined || headerOffset === undefined || size !== packedSize) throw damaged(fileName, `zip entry ${name} is stored with two sizes`)
+    const fields = [view.getUint32(at + 24, true), view.getUint32(at + 20, true), view.getUint32(at + 42, true)]
+    const [size, packedSize, headerOffset] = withZip64(fields, extra, fileName)
+    if (size === undefined || headerOffset === undefined || size !== packedSize) {
+      throw damaged(fileName, `zip entry ${name} is stored with two sizes`)
+    }
     records.push({ name, rawName, size, headerOffset })
     at = next
   }
@@ -112,7 +128,9 @@ function withZip64(fields: number[], extra: DataView, fileName: string): number[
 async function dataOffset(file: OpenFile, record: CentralRecord): Promise<number> {
   const header = await file.read(record.headerOffset, 30 + record.rawName.length)
   const view = new DataView(header.buffer)
-  if (view.getUint32(0, true) !== signatures.local) throw damaged(file.name, `zip entry ${record.name} has no header at ${record.headerOffset}`)
+  if (view.getUint32(0, true) !== signatures.local) {
+    throw damaged(file.name, `zip entry ${record.name} has no header at ${record.headerOffset}`)
+  }
   checkStored(view.getUint16(6, true), view.getUint16(8, true), record.name, file.name)
   const isSameName = view.getUint16(26, true) === record.rawName.length && record.rawName.every((byte, i) => header[30 + i] === byte)
   if (!isSameName) throw damaged(file.name, `zip entry ${record.name} has another name in its header`)
@@ -120,7 +138,9 @@ async function dataOffset(file: OpenFile, record: CentralRecord): Promise<number
 }
 
 function checkStored(flags: number, method: number, name: string, fileName: string): void {
-  if (method !== 0) throw damaged(fileName, `zip entry ${name} is compressed (method ${method}); expected the uncompressed archive that torch.save writes`)
+  if (method !== 0) {
+    throw damaged(fileName, `zip entry ${name} is compressed (method ${method}); expected the uncompressed archive that torch.save writes`)
+  }
   if ((flags & 1) !== 0) throw damaged(fileName, `zip entry ${name} is encrypted`)
 }
 

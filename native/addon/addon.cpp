@@ -1,7 +1,9 @@
 #include <napi.h>
 
 #include "addon/convert.h"
+#include "addon/kernels.h"
 #include "addon/model.h"
+#include "addon/probe.h"
 #include "addon/sandbox.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -10,6 +12,8 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("describe", Napi::Function::New(env, nanochat::describe, "describe"));
   exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
   exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));
+  exports.Set("probe", Napi::Function::New(env, nanochat::probe, "probe"));
+  exports.Set("kernels", nanochat::make_kernels(env));
   init_sandbox(env, exports);
   return exports;
 }

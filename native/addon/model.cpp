@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <unordered_set>
 
 #include "addon/convert.h"
 #include "addon/runner.h"
@@ -35,6 +36,17 @@ void expect_usable(Napi::Env env, bool disposed, const char* what) {
 template <class A> A expect_array(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) throw_invalid(value.Env(), std::string("Expected ") + type_name + " for " + name + ".");
   return value.As<A>();
+}
+
+constexpr int64_t kFreelyTaken = 64 << 20;  // bytes; below, asking the system costs more than it tells
+
+// note: where the system promises more memory than it has, a failed allocation comes as a kill
+Status check_memory(int64_t bytes, const std::string& what, const std::string& advice) {
+  if (bytes <= kFreelyTaken) return {};
+  const int64_t available = available_memory_bytes();
+  if (bytes <= available) return {};
+  const auto megabytes = [](int64_t n) { return std::to_string(n >> 20) + " MB"; };
+  return Status::error("ERR_OUT_OF_MEMORY", "The " + what + " needs " + megabytes(bytes) + " and " + megabytes(available) + " are available. " + advice + " or a machine with more memory.");
 }
 
 // { promise, cancel }: enqueues the job; `value` makes the promise's value once the work is done.
@@ -185,17 +197,16 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   Napi::Value forward(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     expect_usable(env, runner_->is_closing(), "model");
-    if (!info[0].IsArray()) throw_invalid(env, "Expected an array for sequences.");
-    const Napi::Array sequences = info[0].As<Napi::Array>();
+    auto pass = std::make_shared<Pass>();
+    pass->sequences = expect_sequences(env, info[0]);  // note: first, because getters of a strange array could detach the others
     const auto tokens = expect_array<Napi::Int32Array>(info[1], "tokens", napi_int32_array, "an Int32Array");
     const auto counts = expect_array<Napi::Int32Array>(info[2], "counts", napi_int32_array, "an Int32Array");
     const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
     const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
-    const size_t rows = sequences.Length();
+    const size_t rows = pass->sequences.size();
     if (rows == 0 || counts.ElementLength() != rows || wanted.ElementLength() != rows) throw_invalid(env, "Expected as many counts and logits as sequences, at least one.");
     if (tokens.ElementLength() > static_cast<size_t>(kMostTokensPerPass)) throw_invalid(env, "Expected at most 1048576 tokens in a pass.");
 
-    auto pass = std::make_shared<Pass>();
     pass->tokens.assign(tokens.Data(), tokens.Data() + tokens.ElementLength());
     for (int32_t id : pass->tokens) {
       if (id < 0 || id >= config_.vocab_size) throw_invalid(env, "Expected token ids from 0 to " + std::to_string(config_.vocab_size - 1) + " but received " + std::to_string(id) + ".");
@@ -205,14 +216,10 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       const int64_t count = counts[r];
       if (count < 1 || count > static_cast<int64_t>(pass->tokens.size()) - begin) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
       if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
-      const auto state = expect_sequence(env, sequences.Get(static_cast<uint32_t>(r)));
-      for (const auto& other : pass->sequences) {
-        if (other == state) throw_invalid(env, "Expected each sequence once in a pass.");
-      }
+      const auto& state = pass->sequences[r];
       if (state->length + count > config_.max_positions()) {
         throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(state->length + count) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
       }
-      pass->sequences.push_back(state);
       pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, static_cast<WantedLogits>(wanted[r])});
       logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : count;
       begin += count;
@@ -228,6 +235,8 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     auto job = std::make_shared<Job>();
     Runner* runner = runner_.get();
     job->work = [pass, runner, logits_size, job = job.get()] {
+      const Status status = check_memory(runner->model()->pass_bytes(pass->rows) + 2 * static_cast<int64_t>(logits_size * sizeof(float)), "pass", "Use fewer rows or shorter prompts");
+      if (!status.ok()) return status;
       pass->logits.resize(logits_size);
       return runner->model()->forward(pass->rows, pass->logits.data(), job->cancelled);
     };
@@ -246,6 +255,18 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       pass->out.Reset();
     };
     return start_job(env, runner_, std::move(job), value, always);
+  }
+
+  std::vector<std::shared_ptr<SequenceState>> expect_sequences(Napi::Env env, const Napi::Value& value) {
+    if (!value.IsArray()) throw_invalid(env, "Expected an array for sequences.");
+    const Napi::Array array = value.As<Napi::Array>();
+    std::vector<std::shared_ptr<SequenceState>> sequences;
+    std::unordered_set<const SequenceState*> seen;
+    for (uint32_t i = 0; i < array.Length(); i++) {
+      sequences.push_back(expect_sequence(env, array.Get(i)));
+      if (!seen.insert(sequences.back().get()).second) throw_invalid(env, "Expected each sequence once in a pass.");
+    }
+    return sequences;
   }
 
   std::shared_ptr<SequenceState> expect_sequence(Napi::Env env, const Napi::Value& value) {
@@ -301,13 +322,6 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
 
 using MakeSource = std::function<Status(std::unique_ptr<TensorSource>*)>;
 
-Status check_memory(int64_t bytes) {
-  const int64_t available = available_memory_bytes();
-  if (bytes <= available) return {};
-  const auto megabytes = [](int64_t n) { return std::to_string(n >> 20) + " MB"; };
-  return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + megabytes(bytes) + " and " + megabytes(available) + " are available. Use dtype bfloat16, a smaller model or a machine with more memory.");
-}
-
 Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options, MakeSource make_source) {
   ModelConfig config;
   const Status status = make_config(spec, &config);
@@ -321,7 +335,7 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options
   job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, cancelled = &job->cancelled]() -> Status {
     std::unique_ptr<TensorSource> source;
     Status status = make_source(&source);
-    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source));
+    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source), "model", "Use dtype bfloat16, a smaller model");
     if (!status.ok()) return status;
     using Clock = std::chrono::steady_clock;
     Clock::time_point last;

@@ -1,6 +1,9 @@
 #include "addon/runner.h"
 
 #include <new>
+#include <system_error>
+
+#include "addon/convert.h"
 
 namespace nanochat {
 
@@ -28,7 +31,12 @@ std::shared_ptr<Runner> Runner::create(Napi::Env env, int threads) {
   runner->cleanup_argument_ = new std::shared_ptr<Runner>(runner);
   napi_add_env_cleanup_hook(env, end_with_environment, runner->cleanup_argument_);
   Runner* raw = runner.get();  // note: the thread ends before the runner does, in close_now or in close
-  runner->thread_ = std::thread([raw] { raw->loop(); });
+  try {
+    runner->thread_ = std::thread([raw] { raw->loop(); });
+  } catch (const std::system_error&) {
+    runner->close_now(false);
+    throw_status(env, Status::error("ERR_OUT_OF_MEMORY", "The system has no thread to give for the model. Raise the limit on processes, or end some."));
+  }
   return runner;
 }
 

@@ -33,6 +33,20 @@ USE_OLDEST(pthread_mutex_trylock) USE_OLDEST(pthread_mutexattr_init) USE_OLDEST(
 USE_OLDEST(pthread_rwlock_rdlock) USE_OLDEST(pthread_rwlock_wrlock) USE_OLDEST(pthread_rwlock_unlock)
 USE_OLDEST(exp) USE_OLDEST(exp2) USE_OLDEST(log) USE_OLDEST(log2) USE_OLDEST(pow)
 
+/* glibc 2.33: fstat was an inline call of __fxstat with the number of the struct's layout.
+ * note: prototypes of our own, because sys/stat.h renames fstat where files are 64-bit. */
+#if defined(__x86_64__)
+#define STAT_VERSION 1
+#else
+#define STAT_VERSION 0
+#endif
+int oldest_fxstat(int version, int fd, void* info);
+__asm__(".symver oldest_fxstat,__fxstat@" OLDEST);
+__attribute__((visibility("hidden"))) int fstat(int fd, void* info);
+__attribute__((visibility("hidden"))) int fstat64(int fd, void* info);
+int fstat(int fd, void* info) { return oldest_fxstat(STAT_VERSION, fd, info); }
+int fstat64(int fd, void* info) { return oldest_fxstat(STAT_VERSION, fd, info); }
+
 /* glibc 2.30, wanted by std::condition_variable::wait_for: waits on the realtime clock instead. */
 int pthread_cond_timedwait(void* cond, void* mutex, const struct timespec* deadline);
 __attribute__((visibility("hidden"))) int pthread_cond_clockwait(void* cond, void* mutex, clockid_t clock, const struct timespec* deadline);

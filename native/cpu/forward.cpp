@@ -31,10 +31,28 @@ template <class T> class Forward final : public CpuModel {
     return load_weights<T>(config_, source, context, &w_);
   }
 
+  int64_t pass_bytes(const std::vector<BatchRow>& batch) const override {
+    const auto& c = config_;
+    int64_t tokens = 0, pages = 0;
+    for (const BatchRow& row : batch) {
+      const int64_t length = row.sequence->length();
+      tokens += row.count;
+      pages += (length + row.count + kPage - 1) / kPage - (length + kPage - 1) / kPage;
+    }
+    const int64_t floats = 3 * c.n_embd + c.qkv_dim() + c.head_dim, elements = 3 * c.n_embd + hidden_stride();
+    const int64_t per_token = floats * static_cast<int64_t>(sizeof(float)) + elements * static_cast<int64_t>(sizeof(T));
+    return (tokens > capacity_ ? tokens * per_token : 0) + pages * static_cast<int64_t>(page_pool_->page_bytes());
+  }
+
   Status forward(const std::vector<BatchRow>& batch, float* out, const std::atomic<bool>& cancelled) override {
     batch_ = &batch;
-    Status status = begin(batch);
-    if (status.ok()) status = run(out, cancelled);
+    Status status;
+    try {
+      begin(batch);
+      status = run(out, cancelled);
+    } catch (const std::bad_alloc&) {
+      status = Status::error("ERR_OUT_OF_MEMORY", "Not enough memory for the KV cache or the activations of this pass. Use fewer rows, shorter prompts or a smaller model.");
+    }
     for (const BatchRow& row : batch) {
       if (!status.ok()) row.sequence->truncate(row.sequence->length());
       else row.sequence->append(row.tokens, row.count);
@@ -50,30 +68,24 @@ template <class T> class Forward final : public CpuModel {
     int64_t position;
   };
 
-  Status begin(const std::vector<BatchRow>& batch) {
+  void begin(const std::vector<BatchRow>& batch) {
     tokens_.clear();
     row_begin_.clear();
     logits_tokens_.clear();
-    try {
-      for (const BatchRow& row : batch) {
-        row_begin_.push_back(static_cast<int64_t>(tokens_.size()));
-        const int64_t start = row.sequence->length();
-        int32_t previous = start > 0 ? row.sequence->ids().back() : -1;
-        for (int64_t t = 0; t < row.count; t++) {
-          if (row.logits == WantedLogits::all || (row.logits == WantedLogits::last && t == row.count - 1)) {
-            logits_tokens_.push_back(static_cast<int64_t>(tokens_.size()));
-          }
-          tokens_.push_back({row.tokens[t], previous, start + t});
-          previous = row.tokens[t];
+    for (const BatchRow& row : batch) {
+      row_begin_.push_back(static_cast<int64_t>(tokens_.size()));
+      const int64_t start = row.sequence->length();
+      int32_t previous = start > 0 ? row.sequence->ids().back() : -1;
+      for (int64_t t = 0; t < row.count; t++) {
+        if (row.logits == WantedLogits::all || (row.logits == WantedLogits::last && t == row.count - 1)) {
+          logits_tokens_.push_back(static_cast<int64_t>(tokens_.size()));
         }
-        row.sequence->reserve(row.count);
+        tokens_.push_back({row.tokens[t], previous, start + t});
+        previous = row.tokens[t];
       }
-      resize_scratch();
-    } catch (const std::bad_alloc&) {
-      for (const BatchRow& row : batch) row.sequence->truncate(row.sequence->length());
-      return Status::error("ERR_OUT_OF_MEMORY", "Not enough memory for the KV cache or the activations of this pass. Use fewer rows, shorter prompts or a smaller model.");
+      row.sequence->reserve(row.count);
     }
-    return {};
+    resize_scratch();
   }
 
   void resize_scratch() {

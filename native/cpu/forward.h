@@ -31,6 +31,9 @@ class CpuModel {
   // fails or `cancelled` becomes true the sequences are as they were.
   virtual Status forward(const std::vector<BatchRow>& batch, float* out, const std::atomic<bool>& cancelled) = 0;
 
+  // Bytes that such a pass allocates: activations beyond those of earlier passes, and pages of the KV cache.
+  virtual int64_t pass_bytes(const std::vector<BatchRow>& batch) const = 0;
+
   const ModelConfig& config() const { return config_; }
   const std::shared_ptr<PagePool>& page_pool() const { return page_pool_; }
   int64_t memory_bytes() const { return memory_bytes_; }

@@ -84,6 +84,13 @@ template <class T> struct KernelsOf {
   void (*convert)(const float* x, int64_t count, T* out);
 };
 
+// Loops that run at the machine's limits (cpu/probe.h).
+struct ProbeKernels {
+  float (*read)(const float* data, int64_t count, int streams);
+  double (*f32_products)(const float* x, const float* start, int64_t steps, float* sum);
+  double (*b16_products)(const bf16* x, const float* start, int64_t steps, float* sum);
+};
+
 struct Kernels {
   const char* isa;
   KernelsOf<float> f32;
@@ -97,6 +104,8 @@ struct Kernels {
 
   // x (D) = scale * norm(rope(x)) in place; cos, sin (D / 2)
   void (*rope_norm)(float* x, const float* cos, const float* sin, int D, float eps, float scale);
+
+  ProbeKernels probe;
 
   template <class T> const KernelsOf<T>& of() const;
 };

@@ -1,5 +1,8 @@
 #include "cpu/thread_pool.h"
 
+#include <new>
+#include <system_error>
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -33,7 +36,11 @@ uint32_t tasks_left(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; i++) workers_.emplace_back([this] { worker(); });
+  try {
+    for (int i = 1; i < threads; i++) workers_.emplace_back([this] { worker(); });
+  } catch (const std::system_error&) {
+    // The system has no more threads to give: those that started do the work.
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -57,6 +64,11 @@ void ThreadPool::run_region(int64_t count, Call call, const void* context) {
     region_begins_.notify_all();
   }
   work(region);
+  wait_for_the_others();
+  if (out_of_memory_.exchange(false)) throw std::bad_alloc();
+}
+
+void ThreadPool::wait_for_the_others() {
   const auto all_done = [this] { return done_.load(std::memory_order_acquire) == count_; };
   if (spin_until(all_done)) return;
   std::unique_lock<std::mutex> lock(mutex_);
@@ -65,12 +77,20 @@ void ThreadPool::run_region(int64_t count, Call call, const void* context) {
   caller_sleeps_ = false;
 }
 
+void ThreadPool::run_task(int64_t task) {
+  try {
+    call_(context_, task);
+  } catch (const std::bad_alloc&) {
+    out_of_memory_ = true;
+  }
+}
+
 void ThreadPool::work(uint64_t region) {
   uint64_t ticket = ticket_.load(std::memory_order_acquire);
   while (region_of(ticket) == region && tasks_left(ticket) > 0) {
     if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
     const uint32_t count = count_;
-    call_(context_, count - tasks_left(ticket));
+    run_task(count - tasks_left(ticket));
     if (done_.fetch_add(1) + 1 == count && caller_sleeps_.load()) {
       std::lock_guard<std::mutex> lock(mutex_);
       region_ends_.notify_all();

@@ -21,7 +21,8 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls f(0) .. f(count - 1), each once, on any thread, and returns when all are done. Threads take the next task
-  // when they finish one, so a slow thread delays one task and not a share.
+  // when they finish one, so a slow thread delays one task and not a share. A task may throw std::bad_alloc and nothing
+  // else; the others run all the same, then run() throws it.
   template <class F> void run(int64_t count, const F& f) {
     if (count <= 1 || workers_.empty()) {
       for (int64_t i = 0; i < count; i++) f(i);
@@ -34,6 +35,8 @@ class ThreadPool {
   using Call = void (*)(const void* context, int64_t task);
   void run_region(int64_t count, Call call, const void* context);
   void work(uint64_t region);
+  void run_task(int64_t task);
+  void wait_for_the_others();
   void worker();
 
   // The region's number in the upper half, its tasks not yet taken in the lower. A thread that takes a task by
@@ -49,6 +52,7 @@ class ThreadPool {
   std::atomic<int> sleeping_{0};
   std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> out_of_memory_{false};
   std::vector<std::thread> workers_;
 };
 

@@ -8,6 +8,7 @@ namespace nanochat {
 namespace {
 
 constexpr int64_t kTableRowsPerTask = 256;
+constexpr int64_t kGroupElements = 4 << 20;
 
 // The tensors that are packed into one matrix, one below the other.
 using Stack = std::vector<StoredTensor>;
@@ -30,9 +31,10 @@ template <class T> class Loader {
     out->data = Buffer(static_cast<size_t>(out->panels() * panel_elements<T>(k)) * sizeof(T));
     T* data = out->data.template as<T>();
     const int outputs = out->outputs;
-    context_.pool->run(out->panels(), [&](int64_t panel) {
-      if (!*context_.cancelled) pack_panel(stack, panel * kPanel, std::min<int64_t>(outputs, (panel + 1) * kPanel), k, data + panel * panel_elements<T>(k));
-    });
+    const auto end_of = [outputs](int64_t panel) { return std::min<int64_t>(outputs, panel * kPanel); };
+    in_groups(out->panels(), static_cast<int64_t>(kPanel) * k, [&](int64_t panel) {
+      pack_panel(stack, panel * kPanel, end_of(panel + 1), k, data + panel * panel_elements<T>(k));
+    }, [&](int64_t from, int64_t to) { release(stack, end_of(from), end_of(to)); });
     return advance(out->data.bytes());
   }
 
@@ -44,12 +46,10 @@ template <class T> class Loader {
     out->is_bf16 = std::is_same<T, bf16>::value || tensor.type == StoredType::b16;
     const int64_t row_bytes = width * (out->is_bf16 ? 2 : 4);
     out->data = Buffer(static_cast<size_t>(rows * row_bytes));
-    context_.pool->run((rows + kTableRowsPerTask - 1) / kTableRowsPerTask, [&](int64_t task) {
-      if (*context_.cancelled) return;
-      const int64_t from = task * kTableRowsPerTask, to = std::min(rows, from + kTableRowsPerTask);
-      copy_rows(tensor, from, to, *out);
-      tensor.release_rows(from, to);
-    });
+    const auto end_of = [rows](int64_t task) { return std::min(rows, task * kTableRowsPerTask); };
+    in_groups((rows + kTableRowsPerTask - 1) / kTableRowsPerTask, kTableRowsPerTask * width, [&](int64_t task) {
+      copy_rows(tensor, end_of(task), end_of(task + 1), *out);
+    }, [&](int64_t from, int64_t to) { tensor.release_rows(end_of(from), end_of(to)); });
     return advance(out->data.bytes());
   }
 
@@ -63,6 +63,17 @@ template <class T> class Loader {
   }
 
  private:
+  // Runs the tasks in groups that read about kGroupElements and, when no thread reads any more, lets go of what a group
+  // has read: a fault maps cached pages far around it, so a release beside a reader would not last.
+  template <class F, class R> void in_groups(int64_t count, int64_t elements_per_task, const F& task, const R& release_read) {
+    const int64_t group = std::max<int64_t>(1, kGroupElements / elements_per_task);
+    for (int64_t from = 0; from < count && !*context_.cancelled; from += group) {
+      const int64_t to = std::min(count, from + group);
+      context_.pool->run(to - from, [&](int64_t i) { task(from + i); });
+      release_read(from, to);
+    }
+  }
+
   Status advance(size_t bytes) {
     if (*context_.cancelled) return Status::error("ERR_ABORTED", "Loading was aborted.");
     done_ += static_cast<int64_t>(bytes);
@@ -86,6 +97,9 @@ template <class T> class Loader {
         lane += kPanel * step;
       }
     }
+  }
+
+  static void release(const Stack& stack, int64_t from, int64_t to) {
     int64_t first = 0;
     for (const StoredTensor& part : stack) {
       const int64_t begin = std::max(from - first, int64_t{0}), end = std::min(to - first, part.rows);

@@ -1,5 +1,6 @@
 #include "model/mapped_file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -64,10 +65,14 @@ Status MappedFile::open(const std::string& path, std::unique_ptr<MappedFile>* fi
 
 MappedFile::~MappedFile() { munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_)); }
 
+// A fault maps the cached pages around it too: 64 KB, or as much as one large folio has.
+constexpr uintptr_t kMappedAround = 2 << 20;
+
 void MappedFile::release(const uint8_t* from, const uint8_t* to) const {
+  const uintptr_t first = reinterpret_cast<uintptr_t>(data_), last = first + static_cast<uintptr_t>(size_);
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(from) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(to);
+  const uintptr_t begin = std::max(first, (reinterpret_cast<uintptr_t>(from) - kMappedAround) / page * page);
+  const uintptr_t end = std::min(last, reinterpret_cast<uintptr_t>(to) + kMappedAround);
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 

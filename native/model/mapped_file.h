@@ -17,7 +17,7 @@ class MappedFile {
 
   const uint8_t* data() const { return data_; }
   int64_t size() const { return size_; }
-  // Lets go of the resident pages that [from, to) touches; reading them again is legal.
+  // Lets go of the resident pages of [from, to) and a little around it; reading them again is legal.
   void release(const uint8_t* from, const uint8_t* to) const;
 
  private:

@@ -36,9 +36,8 @@ static int empty_directory(int fd, char below[256]) {
 
 int remove_tree(const char *path) {
   struct stat top, here;
-  if (lstat(path, &top) != 0) return errno == ENOENT ? 0 : errno;
   int fd = open_directory(AT_FDCWD, path);
-  if (fd < 0) return errno;
+  if (fd < 0) return errno == ENOENT ? 0 : errno;
   if (fstat(fd, &top) != 0) { close(fd); return errno; }
   int error = 0;
   ino_t left = 0;                                      // the directory just emptied: meeting it again means it can't be removed
@@ -59,22 +58,3 @@ int remove_tree(const char *path) {
   if (error == 0 && rmdir(path) != 0 && errno != ENOENT) error = errno;
   return error;
 }
-
-static int count_below(int at, const char *name, long long *bytes, long *entries, int depth) {
-  int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-  if (dir == NULL) return 0;
-  int full = depth > 64;                               // deeper than any honest program goes
-  for (struct dirent *entry; !full && (entry = readdir(dir)) != NULL;) {
-    struct stat st;
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
-    if (fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    *bytes -= (long long)st.st_blocks * 512;
-    *entries -= 1;
-    full = *bytes < 0 || *entries < 0 || (S_ISDIR(st.st_mode) && count_below(fd, entry->d_name, bytes, entries, depth + 1));
-  }
-  closedir(dir);
-  return full;
-}
-
-int tree_is_larger_than(const char *path, long long bytes, long entries) { return count_below(AT_FDCWD, path, &bytes, &entries, 0); }

@@ -9,9 +9,6 @@ extern "C" {
 // Nothing may be writing below it any more. Returns 0, or an error number; a path that is not there is no error.
 int remove_tree(const char *path);
 
-// Bytes and entries below `path`, counted until one of them passes its limit. Returns 1 when one did.
-int tree_is_larger_than(const char *path, long long bytes, long entries);
-
 #ifdef __cplusplus
 }
 #endif

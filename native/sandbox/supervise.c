@@ -3,13 +3,16 @@
 #include "cage.h"
 #include "remove_tree.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +26,26 @@ static int64_t now_ms(void) {
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
+
+static bool count_below(int at, const char *name, long long *bytes, long *entries, int depth) {
+  int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+  if (dir == NULL) return false;
+  bool full = depth > 64;                               // deeper than any honest program goes
+  for (struct dirent *entry; !full && (entry = readdir(dir)) != NULL;) {
+    struct stat st;
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    if (fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    *bytes -= (long long)st.st_blocks * 512;
+    *entries -= 1;
+    full = *bytes < 0 || *entries < 0 || (S_ISDIR(st.st_mode) && count_below(fd, entry->d_name, bytes, entries, depth + 1));
+  }
+  closedir(dir);
+  return full;
+}
+
+// Bytes and entries below a directory, counted until one of them passes its limit.
+static bool tree_is_larger_than(const char *path, long long bytes, long entries) { return count_below(AT_FDCWD, path, &bytes, &entries, 0); }
 
 static void report_end(int status, const char *reason, const struct rusage *used) {
   char line[160];

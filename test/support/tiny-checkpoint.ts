@@ -7,30 +7,36 @@ import { NanochatError, type ErrorCode } from '../../lib/errors.js'
 import { native, type ModelSpec } from '../../lib/native.js'
 import { countingTensor, ptBytes, safetensorsBytes, type PtOptions, type StoredTensor } from './write-pt.js'
 
-export const tinySpec: ModelSpec = { generation: 'G6', sequenceLen: 256, vocabSize: 64, nLayer: 2, nHead: 2, nKvHead: 1, nEmbd: 32, windowPattern: 'SL' }
+export const tinySpec: ModelSpec = {
+  generation: 'G6', sequenceLen: 256, vocabSize: 64, nLayer: 2, nHead: 2, nKvHead: 1, nEmbd: 32, windowPattern: 'SL'
+}
 
 /** Every tensor of `spec`, vocabulary tables as bfloat16, like GPU training saves them. */
 export function tinyTensors(spec: ModelSpec = tinySpec): StoredTensor[] {
-  return native().describe(spec).tensors.map(({ name, shape }) => countingTensor(name, shape, /wte|value_embeds/.test(name) ? 'bfloat16' : 'float32'))
+  return native().describe(spec).tensors
+    .map(({ name, shape }) => countingTensor(name, shape, /wte|value_embeds/.test(name) ? 'bfloat16' : 'float32'))
 }
 
 export function tinyMeta(spec: ModelSpec = tinySpec): Record<string, unknown> {
   return {
     step: 7, val_bpb: null, model_config: {
-      sequence_len: spec.sequenceLen, vocab_size: spec.vocabSize, n_layer: spec.nLayer, n_head: spec.nHead, n_kv_head: spec.nKvHead, n_embd: spec.nEmbd, window_pattern: spec.windowPattern
+      sequence_len: spec.sequenceLen, vocab_size: spec.vocabSize, n_layer: spec.nLayer,
+      n_head: spec.nHead, n_kv_head: spec.nKvHead, n_embd: spec.nEmbd, window_pattern: spec.windowPattern
     }
   }
 }
 
 export interface TinyFiles { tensors?: StoredTensor[], meta?: unknown, pt?: Uint8Array, options?: PtOptions, step?: string }
 
-export async function writeTiny(dir: string, { tensors = tinyTensors(), meta = tinyMeta(), pt, options = {}, step = '000007' }: TinyFiles = {}): Promise<void> {
+export async function writeTiny(dir: string, files: TinyFiles = {}): Promise<void> {
+  const { tensors = tinyTensors(), meta = tinyMeta(), pt, options = {}, step = '000007' } = files
   await writeFile(join(dir, `model_${step}.pt`), pt ?? ptBytes(tensors, { root: `model_${step}`, ...options }))
   await writeFile(join(dir, `meta_${step}.json`), typeof meta === 'string' ? meta : JSON.stringify(meta))
 }
 
 export const hfConfig = {
-  model_type: 'nanochat', hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 256, vocab_size: 64,
+  model_type: 'nanochat', hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1,
+  max_position_embeddings: 256, vocab_size: 64,
   rms_norm_eps: 1e-6, rope_parameters: { rope_theta: 10_000, rope_type: 'default' }, final_logit_softcapping: 15
 }
 

@@ -24,7 +24,8 @@ export function ptBytes(tensors: readonly StoredTensor[], options: PtOptions = {
   const text = (value: string): Uint8Array => Buffer.from(value)
   return zipBytes([
     { name: `${root}/data.pkl`, data: options.pickle ?? stateDictPickle(tensors, options.location) },
-    { name: `${root}/.format_version`, data: text('1') }, { name: `${root}/.storage_alignment`, data: text('64') }, { name: `${root}/byteorder`, data: text(byteorder) },
+    { name: `${root}/.format_version`, data: text('1') }, { name: `${root}/.storage_alignment`, data: text('64') },
+    { name: `${root}/byteorder`, data: text(byteorder) },
     ...tensors.map((tensor, i) => ({ name: `${root}/data/${i}`, data: tensor.data })),
     { name: `${root}/version`, data: text('3\n') }
   ], options.zip64)
@@ -44,21 +45,26 @@ export function zipBytes(entries: readonly ZipInput[], zip64 = false): Uint8Arra
     const headerOffset = at
     const size32 = zip64 ? 0xffffffff : data.length
     const common = Buffer.concat([u16(flags), u16(method), u32(0), u32(crc32(data)), u32(size32), u32(size32), u16(rawName.length)])
-    add(Buffer.concat([u32(0x04034b50), u16(zip64 ? 45 : 20), common, u16(sizes.length + 4 + padding.length), rawName, sizes, Buffer.from('FB'), u16(padding.length), padding]))
+    const version = u16(zip64 ? 45 : 20)
+    const extraLength = u16(sizes.length + 4 + padding.length)
+    add(Buffer.concat([u32(0x04034b50), version, common, extraLength, rawName, sizes, Buffer.from('FB'), u16(padding.length), padding]))
     add(data)
     const extra = zip64 ? Buffer.concat([u16(1), u16(24), u64(data.length), u64(data.length), u64(headerOffset)]) : Buffer.alloc(0)
-    central.push(Buffer.concat([u32(0x02014b50), u16(zip64 ? 45 : 20), u16(zip64 ? 45 : 20), common, u16(extra.length), u16(0), u16(0), u16(0), u32(0), u32(zip64 ? 0xffffffff : headerOffset), rawName, extra]))
+    central.push(Buffer.concat([u32(0x02014b50), version, version, common, u16(extra.length), Buffer.alloc(10),
+      u32(zip64 ? 0xffffffff : headerOffset), rawName, extra]))
   }
   const offset = at
   for (const record of central) add(record)
   const size = at - offset
   const end64 = at
   if (zip64) {
-    add(Buffer.concat([u32(0x06064b50), u64(44), u16(45), u16(45), u32(0), u32(0), u64(entries.length), u64(entries.length), u64(size), u64(offset)]))
+    add(Buffer.concat([u32(0x06064b50), u64(44), u16(45), u16(45), u64(0),
+      u64(entries.length), u64(entries.length), u64(size), u64(offset)]))
     add(Buffer.concat([u32(0x07064b50), u32(0), u64(end64), u32(1)]))
   }
   const counts = zip64 ? 0xffff : entries.length
-  add(Buffer.concat([u32(0x06054b50), u16(0), u16(0), u16(counts), u16(counts), u32(zip64 ? 0xffffffff : size), u32(zip64 ? 0xffffffff : offset), u16(0)]))
+  add(Buffer.concat([u32(0x06054b50), u16(0), u16(0), u16(counts), u16(counts),
+    u32(zip64 ? 0xffffffff : size), u32(zip64 ? 0xffffffff : offset), u16(0)]))
   return Buffer.concat(parts)
 }
 

@@ -17,6 +17,8 @@ namespace {
 #include "cpu/kernels/rope.inl"
 
 #include "cpu/kernels/gated_value.inl"
+
+#include "cpu/kernels/probe.inl"
 }  // namespace
 
 #define NC_STRING_(x) #x
@@ -29,6 +31,7 @@ const Kernels kernels = {
     embed,
     mix,
     rope_norm,
+    {probe_read, probe_products<float>, probe_products<bf16>},
 };
 }  // namespace NC_ISA
 }  // namespace nanochat

@@ -68,10 +68,10 @@ inline float largest_of(const float* x, int count) {
 // Scales the scores of keys [lo, hi), turns them into exponentials p (0 elsewhere) and updates the row.
 template <class T>
 inline void softmax_page(float* scores, int lo, int hi, float scale, int DV, SoftmaxRow* row, float* acc, T* p) {
-  for (int j = 0; j < lo; j++) scores[j] = -INFINITY;
-  for (int j = hi; j < kPage; j++) scores[j] = -INFINITY;
   const Vec scale_v = broadcast(scale);
   for (int j = 0; j < kPage; j += kLanes) store(scores + j, mul(load(scores + j), scale_v));
+  for (int j = 0; j < lo; j++) scores[j] = -INFINITY;
+  for (int j = hi; j < kPage; j++) scores[j] = -INFINITY;
 
   const float largest = std::max(row->largest, largest_of(scores, kPage));
   if (largest > row->largest) {

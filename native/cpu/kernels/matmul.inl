@@ -12,25 +12,25 @@ inline Vec finish(Epilogue epilogue, float cap, Vec v, const float* y) {
   }
 }
 
-// Writes one vector of outputs, `count` lanes of which exist.
+// Writes a finished tile: `rows` rows of `lanes` products, of which those that are outputs of the panel exist.
+// note: not inlined into the tiles, of which there are many; its time is that of one step in a few hundred
 template <class T>
-inline void write_outputs(const MatmulPanel<T>& a, int row, int output, Vec v) {
-  const int count = a.outputs - output;
-  if (count <= 0) return;
-  const int64_t at = row * a.y_stride + output;
-  float lanes[kLanes];
-  if (a.epilogue == Epilogue::relu2) {
-    store(lanes, finish(a.epilogue, a.cap, v, lanes));
-    T* y = static_cast<T*>(a.y) + at;
-    for (int i = 0; i < kLanes && i < count; i++) y[i] = from_float<T>(lanes[i]);
-    return;
+[[gnu::noinline]] void write_tile(const MatmulPanel<T>& a, int row, int rows, int output, int lanes, const float* products) {
+  const int count = std::min(lanes, a.outputs - output);
+  for (int r = 0; r < rows; r++) {
+    const float* product = products + r * lanes;
+    const int64_t at = (row + r) * a.y_stride + output;
+    alignas(64) float out[kPanel] = {0};
+    float* y = static_cast<float*>(a.y) + at;
+    if (a.epilogue == Epilogue::add) std::copy_n(y, count, out);
+    for (int n = 0; n < lanes; n += kLanes) store(out + n, finish(a.epilogue, a.cap, load(product + n), out + n));
+    if (a.epilogue == Epilogue::relu2) {
+      T* rounded = static_cast<T*>(a.y) + at;
+      for (int n = 0; n < count; n++) rounded[n] = from_float<T>(out[n]);
+    } else {
+      std::copy_n(out, count, y);
+    }
   }
-  float* y = static_cast<float*>(a.y) + at;
-  if (count >= kLanes) return store(y, finish(a.epilogue, a.cap, v, y));
-  for (int i = 0; i < count; i++) lanes[i] = y[i];
-  for (int i = count; i < kLanes; i++) lanes[i] = 0;
-  store(lanes, finish(a.epilogue, a.cap, v, lanes));
-  for (int i = 0; i < count; i++) y[i] = lanes[i];
 }
 
 template <class T, int MR>
@@ -44,11 +44,13 @@ inline void matmul_rows(const MatmulPanel<T>& a, int row) {
       for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
     }
     tile<T, MR, NV>(a.x + row * a.x_stride, a.x_stride, a.w + output * kStep<T>, kPanel * kStep<T>, a.k, acc);
+    alignas(64) float products[MR * NV * kLanes];
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) write_outputs(a, row + r, output + v * kLanes, acc[r][v]);
+      for (int v = 0; v < NV; v++) store(products + (r * NV + v) * kLanes, acc[r][v]);
     }
+    write_tile(a, row, MR, output, NV * kLanes, products);
   }
 }
 

@@ -98,7 +98,7 @@ inline Vec min(Vec a, Vec b) { return each([&](int i) { return a.v[i] < b.v[i] ?
 inline Vec round_to_int(Vec a) { return each([&](int i) { return std::nearbyint(a.v[i]); }); }
 inline Vec pow2(Vec n) {
   return each([&](int i) {
-    const int32_t bits = (static_cast<int32_t>(n.v[i]) + 127) << 23;
+    const int32_t bits = n.v[i] >= -126 ? (static_cast<int32_t>(n.v[i]) + 127) << 23 : 0;  // 0 for a NaN, which has no integer
     float f;
     std::memcpy(&f, &bits, sizeof f);
     return f;
@@ -119,7 +119,7 @@ inline Vec dot_pairs(Pairs a, Pairs b, Vec c) {
 
 // e^x for x <= 0, exactly 0 below -87: 2^n * e^r with |r| <= ln(2) / 2 and the Taylor series of e^r to r^7.
 inline Vec exp_nonpositive(Vec x) {
-  const Vec clamped = max(x, broadcast(-87.0f));
+  const Vec clamped = max(broadcast(-87.0f), x);  // note: of a NaN and a number, max gives its second argument
   const Vec n = round_to_int(mul(clamped, broadcast(1.44269504f)));
   Vec r = fma(n, broadcast(-0.693359375f), clamped);  // note: ln(2) in two parts, the first is exact in 10 bits
   r = fma(n, broadcast(2.12194440e-4f), r);

@@ -1,0 +1,45 @@
+import type { ModelDescription, ModelSpec } from '../lib/native.js'
+
+/** What one model costs to run, counted from its shapes: the bytes and operations that no implementation can do without. */
+export interface Cost {
+  /** Bytes of the matrices that every decode step reads once, for all rows together: all linear layers and lm_head. */
+  weightBytesPerStep: number
+  /** Bytes of keys and values that one row's step reads when the query and the keys before it are `context` positions. */
+  kvBytesPerStep(context: number): number
+  /** Floating-point operations of one row's decode step, two per multiply-add. */
+  decodeFlops(context: number): number
+  /** The same for a prefill of T tokens from nothing, with the logits of the last position only. */
+  prefillFlops(T: number): number
+}
+
+const bytesPerElement = { float32: 4, bfloat16: 2 }
+
+export function costOf(spec: ModelSpec, windows: readonly number[], dtype: 'float32' | 'bfloat16', kvBytesPerToken: number): Cost {
+  const { nLayer: L, nHead: H, nKvHead: K, nEmbd: C, vocabSize: V, mlpHidden = 4 * C } = spec
+  const D = C / H
+  const layerElements = (H + 2 * K) * D * C + C * C + 2 * mlpHidden * C
+  const keysSeen = (context: number): number => windows.reduce((sum, w) => sum + (w < 0 ? context : Math.min(context, w + 1)), 0)
+  const attentionFlops = (context: number): number => 4 * H * D * keysSeen(context)
+  return {
+    weightBytesPerStep: (L * layerElements + V * C) * bytesPerElement[dtype],
+    kvBytesPerStep: (context) => keysSeen(context) * kvBytesPerToken / L,
+    decodeFlops: (context) => 2 * (L * layerElements + V * C) + attentionFlops(context),
+    prefillFlops: (T) => {
+      let flops = 2 * (T * L * layerElements + V * C)
+      for (let t = 1; t <= T; t++) flops += attentionFlops(t)
+      return flops
+    }
+  }
+}
+
+/** nanochat's shapes at this depth (scripts/base_train): 64 channels per layer, heads of 128, the sizes of its speedruns. */
+export function depthSpec(depth: number): ModelSpec {
+  return {
+    generation: 'G6', sequenceLen: 2048, vocabSize: 32768, nLayer: depth, nHead: depth / 2, nKvHead: depth / 2, nEmbd: 64 * depth, windowPattern: 'SSSL'
+  }
+}
+
+/** Parameters as nanochat counts them: every element of every tensor. */
+export function countParameters({ tensors }: ModelDescription): number {
+  return tensors.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0)
+}

@@ -1,0 +1,327 @@
+// Prefill and decode speed, with nanochat's infer_bench as the model for the card and the table. Timed regions:
+//   TTFT     a fresh sequence, forward of the prompt in the engine's chunks, argmax of the last logits
+//   TPOT     one step of all rows: forward of one token each, argmax of each row's logits in JavaScript
+//   prefill  as TTFT, of --prefill-tokens
+// Every row of a batch has keys and values of its own, as rows of different conversations have. A step of the roof reads
+// all matrices once and each row's visible keys and values, at the read bandwidth that the same number of threads reached
+// in the same run, or does its multiply-adds at their peak, whichever takes longer.
+import { parseArgs } from 'node:util'
+import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
+import { prefillChunk } from '../lib/decode.js'
+import { invalidArg } from '../lib/errors.js'
+import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeSequence } from '../lib/native.js'
+import { costOf, countParameters, depthSpec, type Cost } from './cost.js'
+import { cpuName, otherLoad, Roofs, type Roof } from './machine.js'
+import { median, percentile, sum } from './statistics.js'
+
+const usage = `npm run bench -- decode [options]
+  --depth N             shapes of nanochat's d<N> with seeded weights, N even (default 12)
+  --model DIR           a checkpoint instead
+  --dtype LIST          bfloat16, float32 (default bfloat16)
+  --threads LIST        thread counts (default: physical cores)
+  --batch-sizes LIST    rows that decode together (default 1,8)
+  --prompt-tokens N     context before decoding (default 224)
+  --decode-tokens N     steps per repetition (default 64)
+  --prefill-tokens N    prompt of the prefill figure (default 512)
+  -r, --repetitions N   medians over N (default 5)
+  --isa NAME            instruction set (default: the best)`
+
+type Dtype = 'float32' | 'bfloat16'
+
+interface Options {
+  depth: number | null
+  dir: string | null
+  dtypes: Dtype[]
+  threads: number[]
+  batches: number[]
+  promptTokens: number
+  decodeTokens: number
+  prefillTokens: number
+  repetitions: number
+  isa: string | undefined
+}
+
+/** One line of the table. Times are milliseconds, rates are per second and for all rows together. */
+export interface DecodeRow {
+  model: string
+  depth: number
+  dtype: Dtype
+  threads: number
+  isa: string
+  batch: number
+  context: number                  // in the middle of the timed steps
+  ttftMs: number
+  tpotMs: { p50: number, p99: number, least: number }
+  tokensPerSecond: number
+  tokensPerSecondRange: [number, number]   // of the repetitions
+  roofTokensPerSecond: number
+  roofBy: 'memory' | 'compute'
+  percentOfRoof: number
+  bytesPerStep: number
+  prefillTokens: number
+  prefillTokensPerSecond: number
+  prefillPercentOfPeak: number
+  otherLoad: number                // processors that other processes kept busy meanwhile
+}
+
+/** Runs the benchmark; undefined when only help was wanted. Throws ERR_INVALID_ARG. */
+export async function run(args: string[]): Promise<unknown> {
+  const options = readOptions(args)
+  if (options === null) return console.log(usage)
+  const rows: DecodeRow[] = []
+  const machines: unknown[] = []
+  const model = await describeModel(options)
+  for (const dtype of options.dtypes) {
+    for (const threads of options.threads) {
+      const measured = await measureModel(model, dtype, threads, options)
+      rows.push(...measured.rows)
+      machines.push({ dtype, roof: measured.roof, measured: measured.roofs.measured })
+    }
+  }
+  return {
+    benchmark: 'decode', date: new Date().toISOString(), cpu: cpuName(), node: process.version, platform: `${process.platform}-${process.arch}`,
+    model: { name: model.name, ...model.spec, parameters: model.parameters }, options, roofs: machines, rows
+  }
+}
+
+interface Model {
+  name: string
+  spec: ModelSpec
+  windows: number[]
+  parameters: number
+  start(options: NativeLoadOptions): NativeJob<NativeModel>
+}
+
+async function describeModel({ depth, dir }: Options): Promise<Model> {
+  if (dir === null) {
+    const spec = depthSpec(depth ?? 12)
+    const description = native().describe(spec)
+    return { name: `d${depth} (seeded)`, spec, windows: description.windows, parameters: countParameters(description), start: (options) => native().seeded(spec, 1, options) }
+  }
+  const { spec, tensors, files } = await readCheckpoint(dir)
+  const description = native().describe(spec)
+  return { name: dir, spec, windows: description.windows, parameters: countParameters(description), start: (options) => native().load(spec, tensors, files, options) }
+}
+
+async function measureModel(described: Model, dtype: Dtype, threads: number, options: Options): Promise<{ rows: DecodeRow[], roof: Roof, roofs: Roofs }> {
+  const { promptTokens, decodeTokens, prefillTokens, batches, repetitions, isa } = options
+  progress(`loading ${described.name}, ${dtype}, ${plural(threads, 'thread')}`)
+  const model = await described.start({ dtype, threads, ...(isa === undefined ? {} : { isa }) }).promise
+  try {
+    const cost = costOf(described.spec, described.windows, dtype, model.kvBytesPerToken)
+    const roofs = new Roofs(threads, isa)
+    const runner = new Runner(model, described.spec.vocabSize)
+    progress('warming up')
+    for (const batch of batches) await runner.prepare(batch, promptTokens)
+    for (const batch of batches) await runner.decode(batch, Math.min(4, decodeTokens))
+    await runner.prefill(prefillTokens)
+
+    const prefills: number[] = []
+    const ttfts: number[] = []
+    const steps = new Map<number, number[][]>(batches.map((batch) => [batch, []]))
+    const load = otherLoad()
+    for (let r = 0; r < repetitions; r++) {
+      progress(`${dtype}, ${plural(threads, 'thread')}, repetition ${r + 1} of ${repetitions}`)
+      await roofs.measure()
+      prefills.push(await runner.prefill(prefillTokens))
+      ttfts.push(await runner.prefill(promptTokens))
+      for (const batch of batches) steps.get(batch)?.push(await runner.decode(batch, decodeTokens))
+    }
+    await roofs.measure()
+    const others = load()
+    progress('')
+
+    const roof = roofs.best
+    const peak = dtype === 'float32' ? roof.float32FlopsPerSecond : roof.bfloat16FlopsPerSecond
+    const prefillSeconds = median(prefills) / 1000
+    const context = promptTokens + Math.ceil(decodeTokens / 2)
+    const rows = batches.map((batch): DecodeRow => {
+      const repetitionsMs = steps.get(batch) ?? []
+      const rates = repetitionsMs.map((ms) => batch * ms.length / sum(ms) * 1000)
+      const limit = roofOf(cost, batch, context, roof, peak)
+      return {
+        model: described.name, depth: described.spec.nLayer, dtype, threads, isa: model.isa, batch, context,
+        ttftMs: median(ttfts),
+        tpotMs: { p50: median(repetitionsMs.flat()), p99: percentile(repetitionsMs.flat(), 0.99), least: Math.min(...repetitionsMs.flat()) },
+        tokensPerSecond: median(rates), tokensPerSecondRange: [Math.min(...rates), Math.max(...rates)],
+        roofTokensPerSecond: limit.tokensPerSecond, roofBy: limit.by, percentOfRoof: 100 * median(rates) / limit.tokensPerSecond, bytesPerStep: limit.bytes,
+        prefillTokens, prefillTokensPerSecond: prefillTokens / prefillSeconds, prefillPercentOfPeak: 100 * cost.prefillFlops(prefillTokens) / prefillSeconds / peak,
+        otherLoad: others
+      }
+    })
+    printCard(described, dtype, model, cost, roof, peak, context)
+    printRows(rows)
+    return { rows, roof, roofs }
+  } finally {
+    await model.dispose()
+  }
+}
+
+function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
+  const bytes = cost.weightBytesPerStep + batch * cost.kvBytesPerStep(context)
+  const memorySeconds = bytes / roof.readBytesPerSecond, computeSeconds = batch * cost.decodeFlops(context) / peak
+  return { tokensPerSecond: batch / Math.max(memorySeconds, computeSeconds), by: memorySeconds > computeSeconds ? 'memory' : 'compute', bytes }
+}
+
+/** Rows of a model whose prompts are prefilled once and that decode again and again from there. */
+class Runner {
+  readonly #model: NativeModel
+  readonly #vocabSize: number
+  readonly #rows: { sequence: NativeSequence, next: number, start: number }[] = []
+  #out: Float32Array
+
+  constructor(model: NativeModel, vocabSize: number) {
+    this.#model = model
+    this.#vocabSize = vocabSize
+    this.#out = new Float32Array(vocabSize)
+  }
+
+  /** Makes sure that `batch` rows have their prompts in their caches, each a different one. */
+  async prepare(batch: number, promptTokens: number): Promise<void> {
+    if (this.#out.length < batch * this.#vocabSize) this.#out = new Float32Array(batch * this.#vocabSize)
+    while (this.#rows.length < batch) {
+      const sequence = this.#model.newSequence()
+      this.#rows.push({ sequence, next: await this.#append(sequence, randomIds(promptTokens, this.#vocabSize, this.#rows.length)), start: promptTokens })
+    }
+  }
+
+  /** Milliseconds of each of `count` greedy steps of the first `batch` rows, which are then back at their prompts. */
+  async decode(batch: number, count: number): Promise<number[]> {
+    const rows = this.#rows.slice(0, batch)
+    const sequences = rows.map(({ sequence }) => sequence)
+    const tokens = Int32Array.from(rows, ({ next }) => next), counts = new Int32Array(batch).fill(1), wanted = new Uint8Array(batch).fill(1)
+    const V = this.#vocabSize
+    const ms: number[] = []
+    for (let i = 0; i < count; i++) {
+      const start = performance.now()
+      await this.#model.forward(sequences, tokens, counts, wanted, this.#out).promise
+      for (let r = 0; r < batch; r++) tokens[r] = argmax(this.#out, r * V, V)
+      ms.push(performance.now() - start)
+    }
+    for (const { sequence, start } of rows) sequence.truncate(start)
+    return ms
+  }
+
+  /** Milliseconds from nothing to the first token of a prompt. */
+  async prefill(promptTokens: number): Promise<number> {
+    const ids = randomIds(promptTokens, this.#vocabSize, 0)
+    const start = performance.now()
+    const sequence = this.#model.newSequence()
+    await this.#append(sequence, ids)
+    const ms = performance.now() - start
+    sequence.dispose()
+    return ms
+  }
+
+  async #append(sequence: NativeSequence, ids: Int32Array): Promise<number> {
+    for (let at = 0; at < ids.length; at += prefillChunk) {
+      const chunk = ids.subarray(at, at + prefillChunk)
+      await this.#model.forward([sequence], chunk, Int32Array.of(chunk.length), Uint8Array.of(at + chunk.length === ids.length ? 1 : 0), this.#out).promise
+    }
+    return argmax(this.#out, 0, this.#vocabSize)
+  }
+}
+
+function argmax(logits: Float32Array, at: number, count: number): number {
+  let best = at
+  let largest = logits[at] ?? NaN
+  for (let i = at + 1; i < at + count; i++) {
+    const logit = logits[i] as number
+    if (logit > largest) { largest = logit; best = i }
+  }
+  return best - at
+}
+
+/** Ids that look random and are the same in every run. */
+function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
+  let state = seed + 1
+  return Int32Array.from({ length: count }, () => {
+    state = Math.imul(state, 1664525) + 1013904223 >>> 0
+    return (state >>> 8) % vocabSize
+  })
+}
+
+function printCard({ name, spec, parameters }: Model, dtype: Dtype, model: NativeModel, cost: Cost, roof: Roof, peak: number, context: number): void {
+  const line = '='.repeat(110)
+  const step = cost.weightBytesPerStep + cost.kvBytesPerStep(context)
+  console.log([
+    line,
+    `Model: ${name} | depth ${spec.nLayer}, dim ${spec.nEmbd}, heads ${spec.nHead}, kv heads ${spec.nKvHead} | ${dtype}, ${plural(model.threads, 'thread')}, ${model.isa}`,
+    `CPU: ${cpuName()} | read ${giga(roof.readBytesPerSecond)} GB/s | peak ${giga(peak)} GFLOP/s ${dtype} | ${plural(roof.threads, 'thread')} = ${roof.cores.toFixed(1)} cores`,
+    `Parameters: ${parameters.toLocaleString('en')} | ${mebi(model.memoryBytes)} MiB in memory, ${mebi(cost.weightBytesPerStep)} MiB of it read per step`,
+    `KV cache: ${model.kvBytesPerToken.toLocaleString('en')} bytes/token stored | ${cost.kvBytesPerStep(context).toLocaleString('en')} bytes read/step at context ${context} (window pattern ${spec.windowPattern})`,
+    `Decode ceiling at batch 1: ${(roof.readBytesPerSecond / step).toFixed(1)} tok/s`,
+    line
+  ].join('\n'))
+}
+
+function printRows(rows: DecodeRow[]): void {
+  const [first] = rows
+  if (first === undefined) return
+  console.log(`Prefill (${first.prefillTokens} tokens): ${first.prefillTokensPerSecond.toFixed(0)} tok/s | ${first.prefillPercentOfPeak.toFixed(1)} % of the peak`)
+  console.log(['batch', 'TTFT ms', 'TPOT p50', 'p99', 'tok/s', 'roof', '% of roof'].map((title) => title.padStart(10)).join(''))
+  for (const { batch, ttftMs, tpotMs, tokensPerSecond, roofTokensPerSecond, percentOfRoof, roofBy } of rows) {
+    const cells = [String(batch), ttftMs.toFixed(1), tpotMs.p50.toFixed(2), tpotMs.p99.toFixed(2), tokensPerSecond.toFixed(1), roofTokensPerSecond.toFixed(1), percentOfRoof.toFixed(1)]
+    console.log(cells.map((cell) => cell.padStart(10)).join('') + `  (${roofBy})`)
+  }
+  if (first.otherLoad > 0.1) console.log(`note: other processes kept ${first.otherLoad.toFixed(1)} processors busy meanwhile`)
+}
+
+const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
+const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
+const mebi = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
+
+/** One line on stderr that the next replaces in a terminal. */
+function progress(text: string): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+  else if (text !== '') process.stderr.write(`${text}\n`)
+}
+
+function readOptions(args: string[]): Options | null {
+  const { values } = parse(args)
+  if (values.help) return null
+  if (values.model !== undefined && values.depth !== undefined) throw invalidArg('--depth', 'no value beside --model', values.depth)
+  const depth = values.model === undefined ? integer('--depth', values.depth ?? '12', 2) : null
+  if (depth !== null && depth % 2 === 1) throw invalidArg('--depth', 'an even number, for heads of 128 channels', depth)
+  return {
+    depth,
+    dir: values.model ?? null,
+    dtypes: values.dtype.split(',').map(dtypeOf),
+    threads: integers('--threads', values.threads ?? String(native().info().physicalCores)),
+    batches: integers('--batch-sizes', values['batch-sizes']),
+    promptTokens: integer('--prompt-tokens', values['prompt-tokens'], 1),
+    decodeTokens: integer('--decode-tokens', values['decode-tokens'], 1),
+    prefillTokens: integer('--prefill-tokens', values['prefill-tokens'], 1),
+    repetitions: integer('--repetitions', values.repetitions, 1),
+    isa: values.isa
+  }
+}
+
+function parse(args: string[]) {
+  try {
+    return parseArgs({
+      args,
+      options: {
+        depth: { type: 'string' }, model: { type: 'string' }, dtype: { type: 'string', default: 'bfloat16' }, threads: { type: 'string' },
+        'batch-sizes': { type: 'string', default: '1,8' }, 'prompt-tokens': { type: 'string', default: '224' },
+        'decode-tokens': { type: 'string', default: '64' }, 'prefill-tokens': { type: 'string', default: '512' },
+        repetitions: { type: 'string', short: 'r', default: '5' }, isa: { type: 'string' }, help: { type: 'boolean', short: 'h', default: false }
+      }
+    })
+  } catch (error) {
+    throw invalidArg('the options', 'those that --help lists', error instanceof Error ? error.message : error)
+  }
+}
+
+function dtypeOf(name: string): Dtype {
+  if (name === 'float32' || name === 'bfloat16') return name
+  throw invalidArg('--dtype', 'bfloat16, float32 or both with a comma', name)
+}
+
+const integers = (name: string, list: string): number[] => list.split(',').map((text) => integer(name, text, 1))
+
+function integer(name: string, text: string, least: number): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < least || text.trim() === '') throw invalidArg(name, `an integer from ${least}`, text)
+  return value
+}

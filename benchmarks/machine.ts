@@ -1,0 +1,52 @@
+import { cpus } from 'node:os'
+import { native, type MachineLimits } from '../lib/native.js'
+
+/** The limits of this machine with some number of threads: the best of all measurements of a run. */
+export interface Roof extends MachineLimits {
+  /** Multiply-adds of all threads over those of one: about `threads` when each has a core of its own. */
+  cores: number
+}
+
+/** Measures the machine with one thread and with `threads`, again and again between the repetitions of a benchmark. */
+export class Roofs {
+  readonly #threads: number
+  readonly #isa: string | undefined
+  /** Every measurement: with one thread, and with all where they are more. */
+  readonly measured: MachineLimits[][] = []
+
+  constructor(threads: number, isa: string | undefined) {
+    this.#threads = threads
+    this.#isa = isa
+  }
+
+  async measure(): Promise<void> {
+    this.measured.push(await native().probe(this.#threads === 1 ? [1] : [1, this.#threads], this.#isa))
+  }
+
+  get best(): Roof {
+    const most = (key: keyof MachineLimits, threads: number): number =>
+      Math.max(...this.measured.flatMap((limits) => limits.filter((of) => of.threads === threads).map((of) => of[key])))
+    const float32FlopsPerSecond = most('float32FlopsPerSecond', this.#threads)
+    return {
+      threads: this.#threads,
+      readBytesPerSecond: most('readBytesPerSecond', this.#threads),
+      float32FlopsPerSecond,
+      bfloat16FlopsPerSecond: most('bfloat16FlopsPerSecond', this.#threads),
+      cores: float32FlopsPerSecond / most('float32FlopsPerSecond', 1)
+    }
+  }
+}
+
+/** Processors that other processes kept busy between two calls, on average: a measurement beside them is not worth much. */
+export function otherLoad(): () => number {
+  const busy = (): number => cpus().reduce((sum, { times }) => sum + times.user + times.nice + times.sys + times.irq, 0)
+  const startBusy = busy(), startOwn = process.cpuUsage(), start = performance.now()
+  return () => {
+    const own = process.cpuUsage(startOwn)
+    return Math.max(0, (busy() - startBusy - (own.user + own.system) / 1000) / (performance.now() - start))
+  }
+}
+
+export function cpuName(): string {
+  return cpus()[0]?.model.trim() ?? 'unknown'
+}

@@ -1,0 +1,120 @@
+import { stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import binding from '../binding.cjs'
+import { findCheckpoint, readCheckpoint } from '../checkpoint/checkpoint.js'
+import { itemSize, numElements } from '../checkpoint/tensor.js'
+import { NanochatError } from '../errors.js'
+import { native } from '../native.js'
+import { loadTokenizer } from '../tokenizer.js'
+import type { Command } from './args.js'
+import { jsonLine, short, withoutControls } from './terminal.js'
+
+/** What `inspect` knows of a checkpoint. Sizes are bytes; a window of -1 is none. */
+export interface Inspection {
+  directory: string
+  files: string[]
+  generation: string
+  config: { sequenceLen: number, vocabSize: number, nLayer: number, nHead: number, nKvHead: number, nEmbd: number, windowPattern: string }
+  constants: { softcap: number, ropeBase: number, qkScale: number, maxPositions: number, windows: number[] }
+  tensors: number
+  parameters: number
+  storedBytes: number
+  fileBytes: number
+  /** Weights alone; alignment adds a few per cent. Embedding tables stored as bfloat16 stay so in a float32 model. */
+  weightBytes: Record<'float32' | 'bfloat16', number>
+  kvBytesPerToken: Record<'float32' | 'bfloat16', number>
+  tokenizer: { vocabSize: number } | { error: string }
+  step: unknown
+  warnings: string[]
+}
+
+/** Prints what the command's checkpoint is. Throws as `loadModel`. */
+export async function inspect(command: Command): Promise<void> {
+  const inspection = await inspectCheckpoint(command)
+  process.stdout.write(command.json ? jsonLine(inspection) : withoutControls(asText(inspection)))
+}
+
+/** Reads headers only, no weights; a tokenizer that is missing or does not fit is reported, not thrown. */
+async function inspectCheckpoint({ model, load }: Command): Promise<Inspection> {
+  const { directory, tokenizerDirs } = await locate(model, load.modelTag)
+  const { step, softcap, windowPattern, ropeTable } = load
+  const { spec, tensors, files, meta, warnings } = await readCheckpoint(directory, {
+    ...(step === undefined ? {} : { step }), ...(softcap === undefined ? {} : { softcap }),
+    ...(windowPattern === undefined ? {} : { windowPattern }), ...(ropeTable === undefined ? {} : { ropeTable })
+  })
+  const description = native().describe(spec)
+  const { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd } = spec
+  const parameters = sum(description.tensors.map(({ shape }) => numElements(shape) ?? 0))
+  const narrowTables = new Set(tensors.filter(({ name, dtype }) => dtype === 'bfloat16' && /wte|value_embeds/.test(name)).map(({ name }) => name))
+  const cached = 2 * nLayer * nKvHead * (nEmbd / nHead)
+  return {
+    directory, files, generation,
+    config: { sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern: spec.windowPattern },
+    constants: {
+      softcap: description.softcap, ropeBase: description.ropeBase, qkScale: description.qkScale,
+      maxPositions: description.maxPositions, windows: description.windows
+    },
+    tensors: tensors.length,
+    parameters,
+    storedBytes: sum(tensors.map(({ shape, dtype }) => (numElements(shape) ?? 0) * itemSize[dtype])),
+    fileBytes: sum(await Promise.all(files.map(async (file) => (await stat(file)).size))),
+    weightBytes: {
+      float32: sum(description.tensors.map(({ name, shape }) => (narrowTables.has(name) ? 2 : 4) * (numElements(shape) ?? 0))),
+      bfloat16: 2 * parameters
+    },
+    kvBytesPerToken: { float32: 4 * cached, bfloat16: 2 * cached },
+    tokenizer: await inspectTokenizer(tokenizerDirs, vocabSize),
+    step: meta.step ?? null,
+    warnings
+  }
+}
+
+async function locate(model: Command['model'], modelTag: string | undefined): Promise<{ directory: string, tokenizerDirs: string[] }> {
+  if ('dir' in model) return { directory: model.dir, tokenizerDirs: model.tokenizerDir === undefined ? [model.dir, join(model.dir, '..', '..', 'tokenizer')] : [model.tokenizerDir] }
+  if (model.source === 'demo') {
+    const directory = join(binding.packageRoot, 'models', 'demo')
+    return { directory, tokenizerDirs: [directory] }
+  }
+  const { checkpointDir, tokenizerDir } = await findCheckpoint(model.source, modelTag === undefined ? {} : { modelTag })
+  return { directory: checkpointDir, tokenizerDirs: [tokenizerDir] }
+}
+
+async function inspectTokenizer(dirs: readonly string[], vocabSize: number): Promise<Inspection['tokenizer']> {
+  let missing = 'none'
+  for (const dir of dirs) {
+    try {
+      const size = (await loadTokenizer(dir)).getVocabSize()
+      return size === vocabSize ? { vocabSize: size } : { error: `ERR_TOKENIZER_MISMATCH: it has ${size} tokens and the model ${vocabSize}.` }
+    } catch (error) {
+      if (!NanochatError.is(error)) throw error
+      missing = `${error.code}: ${error.message}`
+      if (error.code !== 'ERR_CHECKPOINT_NOT_FOUND') break
+    }
+  }
+  return { error: missing }
+}
+
+function asText(inspection: Inspection): string {
+  const { config, constants, weightBytes, kvBytesPerToken, tokenizer } = inspection
+  const bothTypes = (bytes: Inspection['weightBytes'], times = 1): string => `${short(times * bytes.bfloat16, 'B')} as bfloat16, ${short(times * bytes.float32, 'B')} as float32`
+  const rows: [string, string][] = [
+    ['directory', inspection.directory],
+    ['generation', `${inspection.generation}${inspection.step === null ? '' : `, step ${String(inspection.step)}`}`],
+    ['shape', `${config.nLayer} layers, n_embd ${config.nEmbd}, ${config.nHead} heads of ${config.nEmbd / config.nHead}, ${config.nKvHead} of keys and values, vocabulary ${config.vocabSize}`],
+    ['context', `${config.sequenceLen} tokens, ${constants.maxPositions} positions at most`],
+    ['windows', `${config.windowPattern}: ${constants.windows.map((window) => window < 0 ? 'all' : window).join(' ')}`],
+    ['constants', `softcap ${constants.softcap}, rope base ${constants.ropeBase}, q and k x ${Number(constants.qkScale.toPrecision(6))}`],
+    ['parameters', `${short(inspection.parameters)} in ${inspection.tensors} tensors`],
+    ['stored', `${short(inspection.storedBytes, 'B')} of weights, ${short(inspection.fileBytes, 'B')} in ${inspection.files.length} file${inspection.files.length === 1 ? '' : 's'}`],
+    ['in memory', bothTypes(weightBytes)],
+    ['KV per token', bothTypes(kvBytesPerToken)],
+    ['KV per context', bothTypes(kvBytesPerToken, config.sequenceLen)],
+    ['tokenizer', 'error' in tokenizer ? tokenizer.error : `${tokenizer.vocabSize} tokens`],
+    ...inspection.warnings.map((warning): [string, string] => ['warning', warning])
+  ]
+  return rows.map(([name, value]) => `${name.padEnd(16)}${value}\n`).join('')
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, n) => total + n, 0)
+}

@@ -1,0 +1,165 @@
+import { access } from 'node:fs/promises'
+import { join } from 'node:path'
+import binding from './binding.cjs'
+import { findCheckpoint, readCheckpoint } from './checkpoint/checkpoint.js'
+import { cpuBackend, runJob, typed } from './cpu-backend.js'
+import { NanochatError, invalidArg } from './errors.js'
+import { GPT, type GPTConfig } from './gpt.js'
+import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel } from './native.js'
+import { loadTokenizer, type Tokenizer } from './tokenizer.js'
+
+export interface LoadOptions {
+  /** 'd24'; default: the largest d<N> on disk. */
+  modelTag?: string | undefined
+  /** Default: the last one. */
+  step?: number | undefined
+  /** Default: $NANOCHAT_BASE_DIR, else ~/.cache/nanochat. */
+  baseDir?: string | undefined
+  /** 'auto' may fall back to the CPU; an explicit device never does. */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | undefined
+  /** Weights as held in memory; auto = bfloat16, as trained. */
+  dtype?: 'auto' | 'float32' | 'bfloat16' | undefined
+  /** CPU threads; default: physical cores available to this process. */
+  threads?: number | undefined
+  /** CPU instruction set to use, one that `nanochat-node/kernels` lists; default: the best. */
+  isa?: string | undefined
+  /** What a checkpoint may not record (MODEL.md 2). */
+  softcap?: number | undefined
+  windowPattern?: string | undefined
+  ropeTable?: 'float32' | 'bfloat16' | undefined
+  /** Called a few dozen times while the weights are converted, in bytes. */
+  onProgress?: ((progress: { phase: 'read' | 'convert' | 'upload', bytes: number, total: number }) => void) | undefined
+  signal?: AbortSignal | undefined
+}
+
+export interface Loaded extends AsyncDisposable {
+  model: GPT
+  tokenizer: Tokenizer
+  /** The checkpoint's meta file, or a Hugging Face directory's config.json. */
+  meta: Record<string, unknown>
+}
+
+const loadKeys = ['modelTag', 'step', 'baseDir', 'device', 'dtype', 'threads', 'isa', 'softcap', 'windowPattern', 'ropeTable', 'onProgress', 'signal', 'tokenizerDir']
+
+/**
+ * Loads the demo model of the package, or the checkpoint that nanochat's training left in its base directory.
+ * Throws ERR_CHECKPOINT_NOT_FOUND, ERR_CHECKPOINT_FORMAT, ERR_CHECKPOINT_ARCH, ERR_TOKENIZER_FORMAT, ERR_TOKENIZER_MISMATCH,
+ * ERR_OUT_OF_MEMORY, ERR_DEVICE_UNAVAILABLE, ERR_INVALID_ARG.
+ */
+export async function loadModel(source: 'demo' | 'base' | 'sft' | 'rl' = 'demo', options: LoadOptions = {}): Promise<Loaded> {
+  checkOptions(options)
+  if (source === 'demo') {
+    for (const key of ['modelTag', 'baseDir'] as const) {
+      if (options[key] !== undefined) throw invalidArg(key, "no value for source 'demo'", options[key])
+    }
+    return loadModelFromDir(join(binding.packageRoot, 'models', 'demo'), options)
+  }
+  if (source !== 'base' && source !== 'sft' && source !== 'rl') throw invalidArg('source', "'demo', 'base', 'sft' or 'rl'", source)
+  const { modelTag, baseDir, ...rest } = options
+  const { checkpointDir, tokenizerDir } = await findCheckpoint(source, { ...(modelTag === undefined ? {} : { modelTag }), ...(baseDir === undefined ? {} : { baseDir }) })
+  return loadModelFromDir(checkpointDir, { ...rest, tokenizerDir })
+}
+
+/**
+ * Loads a directory with model_<step>.pt and meta_<step>.json, or a Hugging Face one. The tokenizer is looked for in
+ * `tokenizerDir`, else in the directory itself, else where nanochat's layout has it, ../../tokenizer.
+ */
+export async function loadModelFromDir(dir: string, options: LoadOptions & { tokenizerDir?: string | undefined } = {}): Promise<Loaded> {
+  checkOptions(options)
+  const { tokenizerDir, ...rest } = options
+  const tokenizer = await loadTokenizer(tokenizerDir ?? await findTokenizer(dir))
+  const { model, meta } = await loadCheckpoint(dir, rest)
+  const size = tokenizer.getVocabSize()
+  if (size !== model.config.vocabSize) {
+    await model[Symbol.asyncDispose]()
+    throw new NanochatError('ERR_TOKENIZER_MISMATCH', `The tokenizer has ${size} tokens and the model ${model.config.vocabSize}. Pass the tokenizerDir that this model was trained with.`)
+  }
+  return { model, tokenizer, meta, [Symbol.asyncDispose]: () => model[Symbol.asyncDispose]() }
+}
+
+/** Loads the model alone; no tokenizer is needed. */
+export async function loadGPT(checkpointDir: string, options: LoadOptions = {}): Promise<GPT> {
+  checkOptions(options)
+  return (await loadCheckpoint(checkpointDir, options)).model
+}
+
+/**
+ * A model of the newest generation whose weights are a formula of the seed, built in memory: for benchmarks and tests of
+ * real sizes without a file. The formula is in docs/api.md.
+ */
+export async function seededGPT(config: GPTConfig, seed: number, options: LoadOptions = {}): Promise<GPT> {
+  checkOptions(options)
+  if (!(Number.isInteger(seed) && seed >= 0 && seed <= 0xffffffff)) throw invalidArg('seed', 'an integer from 0 to 4294967295', seed)
+  for (const key of ['modelTag', 'step', 'baseDir'] as const) {
+    if (options[key] !== undefined) throw invalidArg(key, 'no value for a seeded model', options[key])
+  }
+  const { softcap, windowPattern, ropeTable } = options
+  const spec: ModelSpec = {
+    generation: 'G6', ...config, ...(windowPattern === undefined ? {} : { windowPattern }),
+    ...(softcap === undefined ? {} : { softcap }), ...(ropeTable === undefined ? {} : { ropeTable })
+  }
+  return newGPT(spec, options, (nativeOptions) => native().seeded(spec, seed, nativeOptions))
+}
+
+async function loadCheckpoint(dir: string, options: LoadOptions): Promise<{ model: GPT, meta: Record<string, unknown> }> {
+  const { step, softcap, windowPattern, ropeTable, modelTag, baseDir } = options
+  if (modelTag !== undefined || baseDir !== undefined) throw invalidArg('modelTag and baseDir', 'no value when a directory is given', modelTag ?? baseDir)
+  options.signal?.throwIfAborted()
+  const { spec, tensors, files, meta, warnings } = await readCheckpoint(dir, {
+    ...(step === undefined ? {} : { step }), ...(softcap === undefined ? {} : { softcap }),
+    ...(windowPattern === undefined ? {} : { windowPattern }), ...(ropeTable === undefined ? {} : { ropeTable })
+  })
+  for (const warning of warnings) process.emitWarning(warning, 'NanochatWarning')
+  const model = await newGPT(spec, options, (nativeOptions) => native().load(spec, tensors, files, nativeOptions))
+  return { model, meta }
+}
+
+async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: NativeLoadOptions) => NativeJob<NativeModel>): Promise<GPT> {
+  const { onProgress, isa, signal } = options
+  const dtype = options.dtype === undefined || options.dtype === 'auto' ? 'bfloat16' : options.dtype
+  const nativeOptions: NativeLoadOptions = {
+    dtype, threads: options.threads ?? 0, ...(isa === undefined ? {} : { isa }),
+    ...(onProgress === undefined ? {} : { onProgress: (phase, bytes, total) => onProgress({ phase, bytes, total }) })
+  }
+  const { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern } = spec
+  typed(() => native().describe(spec))
+  const model = await runJob(() => start(nativeOptions), signal)
+  return new GPT({
+    backend: cpuBackend(model, vocabSize),
+    config: { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern },
+    device: 'cpu', dtype, numParams: model.numParams, memoryBytes: model.memoryBytes, dispose: () => model.dispose()
+  })
+}
+
+/** The directory itself when it holds a tokenizer, else nanochat's place for it. */
+async function findTokenizer(dir: string): Promise<string> {
+  for (const name of ['tokenizer.pkl', 'tokenizer.json']) {
+    try {
+      await access(join(dir, name))
+      return dir
+    } catch {
+      continue
+    }
+  }
+  return join(dir, '..', '..', 'tokenizer')
+}
+
+function checkOptions(options: LoadOptions): void {
+  if (typeof options !== 'object' || options === null) throw invalidArg('options', 'an object', options)
+  for (const [key, value] of Object.entries(options)) {
+    if (!loadKeys.includes(key)) throw invalidArg('options', `only ${loadKeys.join(', ')}`, key)
+    if (value !== undefined) checkOption(key, value)
+  }
+}
+
+function checkOption(key: string, value: unknown): void {
+  if (['modelTag', 'baseDir', 'tokenizerDir', 'isa'].includes(key) && typeof value !== 'string') throw invalidArg(key, 'a string', value)
+  if (key === 'onProgress' && typeof value !== 'function') throw invalidArg(key, 'a function', value)
+  if (key === 'signal' && !(value instanceof AbortSignal)) throw invalidArg(key, 'an AbortSignal', value)
+  if (key === 'threads' && !(typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= 1024)) throw invalidArg(key, 'an integer from 1 to 1024', value)
+  if (key === 'dtype' && !['auto', 'float32', 'bfloat16'].includes(String(value))) throw invalidArg(key, "'auto', 'float32' or 'bfloat16' (int8 and int4 are not in this version)", value)
+  if (key === 'device' && value !== 'auto' && value !== 'cpu') {
+    if (/^cuda(:\d+)?$/.test(String(value))) throw new NanochatError('ERR_DEVICE_UNAVAILABLE', `Device ${String(value)} is not available: this version computes on the CPU only. Use device 'cpu' or 'auto'.`)
+    throw invalidArg(key, "'auto', 'cpu', 'cuda' or 'cuda:<n>'", value)
+  }
+}

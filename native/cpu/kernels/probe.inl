@@ -1,0 +1,53 @@
+// What the machine can do at most, for the roofs of the benchmarks (cpu/probe.h).
+
+constexpr int kProbeChains = NC_LEVEL >= 3 ? 24 : 12;  // enough to cover the latency of every multiply-add unit
+
+inline float sum_lanes(Vec a) {
+  float lanes[kLanes];
+  store(lanes, a);
+  float sum = 0;
+  for (int i = 0; i < kLanes; i++) sum += lanes[i];
+  return sum;
+}
+
+// Reads data (count): `streams` runs of it side by side, which keeps several of the prefetcher's pages open. count is a
+// multiple of 8 vectors per stream. Returns a sum, so that nothing is left out.
+template <int streams> inline float read_streams(const float* data, int64_t count) {
+  constexpr int NV = 8 / streams;
+  const int64_t run = count / streams;
+  Vec acc[8];
+  for (Vec& a : acc) a = broadcast(0.0f);
+  for (int64_t i = 0; i < run; i += NV * kLanes) {
+#pragma GCC unroll 8
+    for (int s = 0; s < streams; s++) {
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) acc[s * NV + v] = add(acc[s * NV + v], load(data + s * run + i + v * kLanes));
+    }
+  }
+  for (int v = 1; v < 8; v++) acc[0] = add(acc[0], acc[v]);
+  return sum_lanes(acc[0]);
+}
+
+float probe_read(const float* data, int64_t count, int streams) {
+  return streams == 4 ? read_streams<4>(data, count) : read_streams<1>(data, count);
+}
+
+inline Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+inline Vec multiply_add(Pairs a, Pairs b, Vec c) { return dot_pairs(a, b, c); }
+inline Vec load_operand(const float* p) { return load(p); }
+inline Pairs load_operand(const bf16* p) { return load_pairs(p); }
+
+// `steps` multiply-adds on each of kProbeChains independent chains, all in registers; start (kProbeChains, lanes).
+template <class T> double probe_products(const T* x, const float* start, int64_t steps, float* sum) {
+  const auto a = load_operand(x), b = load_operand(x + kLanes * kStep<T>);
+  Vec acc[kProbeChains];
+#pragma GCC unroll 24
+  for (int i = 0; i < kProbeChains; i++) acc[i] = load(start + i * kLanes);
+  for (int64_t s = 0; s < steps; s++) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kProbeChains; i++) acc[i] = multiply_add(a, b, acc[i]);
+  }
+  *sum = 0;
+  for (int i = 0; i < kProbeChains; i++) *sum += sum_lanes(acc[i]);
+  return 2.0 * kStep<T> * kLanes * kProbeChains * static_cast<double>(steps);
+}

@@ -1,0 +1,78 @@
+#include "cpu/probe.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+
+#include "cpu/buffer.h"
+#include "cpu/thread_pool.h"
+
+namespace nanochat {
+
+namespace {
+
+constexpr size_t kReadBytes = 256u << 20;      // 8 times a large L3, and the size of a small model's weights
+constexpr int64_t kChunk = (1 << 20) / sizeof(float);  // elements that one task reads
+constexpr int kTrials = 7;
+constexpr double kTrialSeconds = 0.004;        // of multiply-adds: shorter than a scheduler's time slice
+
+double seconds_since(std::chrono::steady_clock::time_point start) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+
+// The sums of the loops end here, where the compiler must believe that they are wanted.
+std::atomic<float> sink{0};
+
+double read_bytes_per_s(const Kernels& kernels, ThreadPool* pool, const Buffer& memory) {
+  double best = 0;
+  for (int trial = 0; trial < 2 * kTrials; trial++) {
+    const int streams = trial % 2 ? 4 : 1;
+    const auto start = std::chrono::steady_clock::now();
+    pool->run(static_cast<int64_t>(kReadBytes / sizeof(float)) / kChunk, [&](int64_t task) {
+      sink.store(kernels.probe.read(memory.as<float>() + task * kChunk, kChunk, streams), std::memory_order_relaxed);
+    });
+    best = std::max(best, static_cast<double>(kReadBytes) / seconds_since(start));
+  }
+  return best;
+}
+
+template <class T>
+double flops_per_s(double (*products)(const T* x, const float* start, int64_t steps, float* sum), ThreadPool* pool) {
+  const std::vector<T> x(256, from_float<T>(0.5f));
+  const std::vector<float> start(1024, 1.0f);
+  const auto measure = [&](int64_t steps) {
+    std::vector<double> flops(static_cast<size_t>(pool->threads()));
+    const auto begin = std::chrono::steady_clock::now();
+    pool->run(pool->threads(), [&](int64_t task) {
+      float sum;
+      flops[static_cast<size_t>(task)] = products(x.data(), start.data(), steps, &sum);
+      sink.store(sum, std::memory_order_relaxed);
+    });
+    double all = 0;
+    for (double one : flops) all += one;
+    return all / seconds_since(begin);
+  };
+  int64_t steps = 1000;
+  for (auto begin = std::chrono::steady_clock::now(); measure(steps), seconds_since(begin) < kTrialSeconds; begin = std::chrono::steady_clock::now()) steps *= 2;
+  double best = 0;
+  for (int trial = 0; trial < kTrials; trial++) best = std::max(best, measure(steps));
+  return best;
+}
+
+}  // namespace
+
+std::vector<MachineLimits> measure_limits(const Kernels& kernels, const std::vector<int>& threads) {
+  Buffer memory(kReadBytes);
+  std::fill_n(memory.as<float>(), kReadBytes / sizeof(float), 1.0f);  // first touch
+  std::vector<MachineLimits> limits;
+  for (int count : threads) {
+    ThreadPool pool(count);
+    MachineLimits of;
+    of.threads = count;
+    of.f32_flops_per_s = flops_per_s(kernels.probe.f32_products, &pool);
+    of.b16_flops_per_s = flops_per_s(kernels.probe.b16_products, &pool);
+    of.read_bytes_per_s = read_bytes_per_s(kernels, &pool, memory);
+    limits.push_back(of);
+  }
+  return limits;
+}
+
+}  // namespace nanochat

@@ -1,0 +1,66 @@
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { Generation, type GenerationContext } from '../lib/generation.js'
+import { checkGenerateOptions } from '../lib/options.js'
+import { Scheduler } from '../lib/scheduler.js'
+import type { GenerateOptions, TokenColumn } from '../lib/types.js'
+import { fakeModel } from './support/fake-backend.js'
+import { byteTokenizer, special } from './support/fake-tokenizer.js'
+
+const { bos, userStart, userEnd, assistantStart, assistantEnd, pythonStart, pythonEnd, outputStart, outputEnd } = special
+const tokenizer = byteTokenizer()
+const V = tokenizer.getVocabSize()
+const ids = { bos, assistantEnd, pythonStart, pythonEnd, outputStart, outputEnd, others: [userStart, userEnd, assistantStart] }
+
+/** All columns of one call on a backend that may run `maxSteps` tokens ahead. */
+async function columns(maxSteps: number, options: GenerateOptions): Promise<unknown> {
+  const { model, backend } = fakeModel({ vocabSize: V })
+  const scheduler = new Scheduler(model.backend, { maxRows: 64, kvCacheBytes: 1e6, pauseIds: [assistantEnd, bos, pythonEnd], maxSteps })
+  const context: GenerationContext = { model, scheduler, text: { tokenizer, ids }, enter: () => undefined, leave: () => undefined }
+  const kvCache = options.numSamples === 1 ? model.newCache() : undefined
+  const checked = checkGenerateOptions({ ...options, kvCache }, { vocabSize: V, maxRows: 64, defaultTool: () => null })
+  const generation = new Generation(context, Int32Array.of(1, 2, 3), options.maxTokens ?? 40, checked, null)
+  const all: TokenColumn[] = []
+  for (let column = await generation.next(); column; column = await generation.next()) all.push(column)
+  assert.is(backend.live, kvCache ? 1 : 0)
+  const plain = all.map(({ logprobs, ...column }) => ({ ...column, top: logprobs?.top, token: logprobs && Array.from(logprobs.token, String) }))   // assert.equal knows no NaN in typed arrays
+  return { columns: plain, cached: kvCache?.getPos() }
+}
+
+const test = suite('scheduler')
+
+test('running ahead changes no column: tools, terminal tokens, limits, stop strings, penalty, cache', async () => {
+  const often = { [pythonStart]: 5, [pythonEnd]: 5, [assistantEnd]: 2.5 }
+  const variants: GenerateOptions[] = [
+    { numSamples: 1 }, { numSamples: 3, maxTokens: 7 }, { numSamples: 4, tool: () => 'xy' }, { numSamples: 2, tool: null, stop: ['a', 'b', 'c', 'e'] },
+    { numSamples: 2, repetitionPenalty: 3 }, { numSamples: 1, logprobs: 1, tool: () => '' }, { numSamples: 1, tool: () => 'xyz', temperature: 0 }
+  ]
+  for (const options of variants) {
+    for (let seed = 0; seed < 10; seed++) {
+      const whole = { logitBias: often, seed, ...options }
+      assert.equal(await columns(8, whole), await columns(1, whole), JSON.stringify(whole))
+    }
+  }
+})
+
+test('a queue of admissions is served in order and skips who left', async () => {
+  const { model } = fakeModel({ vocabSize: V, kvBytesPerToken: 2 })
+  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 100, pauseIds: [], maxSteps: 1 })
+  const { signal } = new AbortController()
+  const order: string[] = []
+  const first = await scheduler.reserve(1, 40, signal)
+  const leaving = new AbortController()
+  const left = scheduler.reserve(1, 30, leaving.signal).catch((error: unknown) => { order.push(`left ${String(error)}`) })
+  const small = scheduler.reserve(1, 5, signal).then((reservation) => { order.push('small'); return reservation })
+  const large = scheduler.reserve(1, 50, signal).then((reservation) => { order.push('large'); return reservation })
+  await new Promise((resolve) => setTimeout(resolve, 2))
+  assert.equal(order, [], 'small fits, but it is not its turn')
+  leaving.abort('gone')
+  await left
+  ;(await small).release(1)
+  first.release(1)
+  await large
+  assert.equal(order, ['left gone', 'small', 'large'])
+})
+
+test.run()

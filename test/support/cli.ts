@@ -1,0 +1,83 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+const nodeArgs = ['--import', 'tsx', join(root, 'lib', 'cli', 'main.ts')]
+
+export interface Run { status: number | null, stdout: string, stderr: string }
+
+/** Runs the command line with these arguments, without a terminal and with nothing on stdin unless `input` is given. */
+export function runCli(args: readonly string[], { input = '', env = {} }: { input?: string, env?: NodeJS.ProcessEnv } = {}): Promise<Run> {
+  const child = spawn(process.execPath, [...nodeArgs, ...args], { cwd: root, env: environment(env) })
+  const run: Run = { status: null, stdout: '', stderr: '' }
+  child.stdout.setEncoding('utf8').on('data', (text: string) => { run.stdout += text })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => { run.stderr += text })
+  child.stdin.on('error', () => undefined).end(input)
+  return new Promise((resolve) => child.on('close', (status) => resolve({ ...run, status })))
+}
+
+/** As runCli, in a shell line where `$CLI` stands for the command. */
+export function runShell(line: string): Run {
+  const cli = [process.execPath, ...nodeArgs].map((word) => `'${word}'`).join(' ')
+  return spawnSync('bash', ['-c', line.replaceAll('$CLI', cli)], { cwd: root, encoding: 'utf8', env: environment({}) })
+}
+
+/** Text to wait for, or keys to press. */
+export type Step = { expect: string } | { send: string }
+
+export const hasTerminal = process.platform !== 'win32' && spawnSync('python3', ['-c', 'import pty']).status === 0
+
+/** Runs it in a pseudo terminal and takes the steps in order; `missing` is the text that did not come within 20 s. */
+export async function runInTerminal(args: readonly string[], steps: readonly Step[], env: NodeJS.ProcessEnv = {}): Promise<{ status: number, transcript: string, missing: string | null, seconds: number[] }> {
+  const child = spawn('python3', ['-c', terminalDriver, JSON.stringify([process.execPath, ...nodeArgs, ...args]), JSON.stringify(steps)],
+    { cwd: root, env: environment({ TERM: 'xterm', ...env }), stdio: ['ignore', 'pipe', 'inherit'] })
+  let report = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => { report += text })
+  await new Promise((resolve) => child.on('close', resolve))
+  return JSON.parse(report) as Awaited<ReturnType<typeof runInTerminal>>
+}
+
+const terminalDriver = `
+import json, os, pty, select, sys, time
+command, steps = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(command[0], command)
+seen, transcript, missing, seconds = b'', b'', None, []
+def read_more(until):
+    ready, _, _ = select.select([terminal], [], [], max(0, until - time.time()))
+    try:
+        return os.read(terminal, 65536) if ready else None
+    except OSError:
+        return b''
+for step in steps:
+    start = time.time()
+    if 'send' in step:
+        os.write(terminal, step['send'].encode())
+    else:
+        wanted = step['expect'].encode()
+        while wanted not in seen:
+            more = read_more(start + 20)
+            if not more:
+                missing = step['expect']
+                break
+            seen += more
+            transcript += more
+        if missing is not None:
+            break
+        seen = seen[seen.index(wanted) + len(wanted):]
+    seconds.append(time.time() - start)
+end = time.time() + (0 if missing is not None else 20)
+while (more := read_more(end)):
+    transcript += more
+if more is None:
+    os.kill(pid, 9)
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(json.dumps({'status': status, 'transcript': transcript.decode(errors='replace'), 'missing': missing, 'seconds': seconds}))
+`
+
+function environment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const { NO_COLOR: _, FORCE_COLOR: __, DEBUG: ___, ...rest } = process.env
+  return { ...rest, ...env }
+}
