@@ -56,14 +56,16 @@ export function executeIn(plan: CagePlan, code: string, options: ExecuteOptions 
 async function execute(code: string, options: ExecuteOptions & { plan?: CagePlan }): Promise<ExecutionResult> {
   const settings = check(code, options)
   const limits = { timeoutMs: settings.timeoutMs, maxOutputBytes: settings.maxOutputBytes, ...options.seed === undefined ? {} : { seed: options.seed } }
-  options.signal?.throwIfAborted()
+  // a signal of its own: hundreds of calls may share the caller's
+  const signal = options.signal && AbortSignal.any([options.signal])
+  signal?.throwIfAborted()
   try {
     if (options.sandbox === 'off') {
-      const outcome = await runUnconfined(code, options.python, settings.cage, limits, options.signal)
+      const outcome = await runUnconfined(code, options.python, settings.cage, limits, signal)
       return describeRun(outcome, settings, 'none', [])
     }
     const plan = options.plan ?? await planCage(options.python, settings.minTier)
-    const outcome = await poolOf(plan, settings).run(code, limits, options.signal)
+    const outcome = await poolOf(plan, settings).run(code, limits, signal)
     return describeRun(outcome, settings, plan.tier, plan.layers)
   } catch (error) {
     if (error instanceof CageFailure) throw new NanochatError('ERR_SANDBOX_UNAVAILABLE', `The cage did not close: ${error.layer}: ${error.message}. The program was not run.`, { cause: error })
