@@ -34,7 +34,7 @@ export class Host {
     utimesSync(this.file, 1e9, 1e9)
     this.process = spawn('/usr/bin/env', ['python3', '-c', 'import signal,time\nfor n in range(1,65):\n  try: signal.signal(n, lambda n,f: print("signal",n,flush=True))\n  except (OSError,ValueError): pass\nprint("up",flush=True)\nwhile True: time.sleep(1000)'], { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, CANARY: secret } })
     this.process.stdout?.on('data', (chunk: Buffer) => { this.heard += chunk.toString() })
-    while (!this.heard.includes('up')) await new Promise((resolve) => setTimeout(resolve, 10))
+    while (!this.heard.includes('up\n')) await new Promise((resolve) => setTimeout(resolve, 10))
     process.env.CANARY = secret
     for (const where of [0, `\0${this.abstract}`]) {
       const server = createServer((socket) => { this.connections++; socket.end('hello') })
