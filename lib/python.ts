@@ -2,6 +2,7 @@ import { constants } from 'node:os'
 import { resolve as absolute } from 'node:path'
 import { useCalculator } from './calculator.js'
 import { invalidArg, NanochatError } from './errors.js'
+import { checkInteger, checkKnown } from './options.js'
 import { CageFailure, type Outcome } from './sandbox-cage.js'
 import { runUnconfined } from './sandbox-off.js'
 import { keepAlive } from './sandbox-process.js'
@@ -11,16 +12,16 @@ import { cageSpec, findCage, planCage, tiers, type CageLimits, type CagePlan, ty
 export type { Tier } from './sandbox-tier.js'
 
 export interface ExecuteOptions {
-  timeoutMs?: number                 // 5000
-  maximumMemoryBytes?: number        // address space and data of the interpreter, 256 MiB
-  maxOutputBytes?: number            // kept of stdout, of stderr and of the result, each: 64 KiB
-  sandbox?: 'on' | 'off'             // 'off' runs the program with all rights of this process
-  minTier?: Tier                     // 'sealed'; below it: ERR_SANDBOX_UNAVAILABLE
-  python?: string                    // a path, or a name on the PATH; default: the first python3 that works in the cage
-  readOnlyPaths?: string[]           // shown to the program under their own names; folders are also import paths
-  poolSize?: number                  // warm interpreters kept, 2
-  seed?: number                      // seeds `random`; strings hash alike in every run anyway
-  signal?: AbortSignal
+  timeoutMs?: number | undefined                  // 5000
+  maximumMemoryBytes?: number | undefined         // address space and data of the interpreter, 256 MiB
+  maxOutputBytes?: number | undefined             // kept of stdout, of stderr and of the result, each: 64 KiB
+  sandbox?: 'on' | 'off' | undefined              // 'off' runs the program with all rights of this process
+  minTier?: Tier | undefined                      // 'sealed'; below it: ERR_SANDBOX_UNAVAILABLE
+  python?: string | undefined                     // a path, or a name on the PATH; default: the first python3 that works in the cage
+  readOnlyPaths?: string[] | undefined            // shown to the program under their own names; folders are also import paths
+  poolSize?: number | undefined                   // warm interpreters kept, 2
+  seed?: number | undefined                       // seeds `random`; strings hash alike in every run anyway
+  signal?: AbortSignal | undefined
 }
 
 export interface ExecutionResult {
@@ -50,10 +51,10 @@ export function executeCode(code: string, options: ExecuteOptions = {}): Promise
 
 /** In a given cage, for the tests of single tiers and layers. @internal */
 export function executeIn(plan: CagePlan, code: string, options: ExecuteOptions = {}): Promise<ExecutionResult> {
-  return keepAlive(execute(code, { ...options, plan }))
+  return keepAlive(execute(code, options, plan))
 }
 
-async function execute(code: string, options: ExecuteOptions & { plan?: CagePlan }): Promise<ExecutionResult> {
+async function execute(code: string, options: ExecuteOptions, given?: CagePlan): Promise<ExecutionResult> {
   const settings = check(code, options)
   const limits = { timeoutMs: settings.timeoutMs, maxOutputBytes: settings.maxOutputBytes, ...options.seed === undefined ? {} : { seed: options.seed } }
   // a signal of its own: hundreds of calls may share the caller's
@@ -64,7 +65,7 @@ async function execute(code: string, options: ExecuteOptions & { plan?: CagePlan
       const outcome = await runUnconfined(code, options.python, settings.cage, limits, signal)
       return describeRun(outcome, settings, 'none', [])
     }
-    const plan = options.plan ?? await planCage(options.python, settings.minTier)
+    const plan = given ?? await planCage(options.python, settings.minTier)
     const outcome = await poolOf(plan, settings).run(code, limits, signal)
     return describeRun(outcome, settings, plan.tier, plan.layers)
   } catch (error) {
@@ -74,8 +75,9 @@ async function execute(code: string, options: ExecuteOptions & { plan?: CagePlan
 }
 
 export interface PythonToolOptions extends ExecuteOptions {
-  maxTokens?: number                 // of the text given back to the model, 512
-  encode?: (text: string) => ArrayLike<number>   // counts them; without it every byte counts as one, which is never too few
+  maxTokens?: number | undefined               // of the text given back to the model, 512
+  /** Counts them; without it every byte counts as one, which is never too few. */
+  encode?: ((text: string) => ArrayLike<number>) | undefined
 }
 
 /**
@@ -112,6 +114,8 @@ export function closeSandbox(): Promise<void> {
   return keepAlive(closePools())
 }
 
+const optionNames = ['timeoutMs', 'maximumMemoryBytes', 'maxOutputBytes', 'sandbox', 'minTier', 'python', 'readOnlyPaths', 'poolSize', 'seed', 'signal']
+
 interface Settings { timeoutMs: number, maxOutputBytes: number, poolSize: number, minTier: Tier, cage: CageLimits }
 
 function poolOf(plan: CagePlan, settings: Settings): Pool {
@@ -124,22 +128,19 @@ const cpuSteps = [6, 12, 32, 62, 302, 3602]
 
 function check(code: string, options: ExecuteOptions): Settings {
   if (typeof code !== 'string') throw invalidArg('code', 'a string', code)
+  checkKnown(options, optionNames)
   const { timeoutMs = 5000, maximumMemoryBytes = 256 << 20, maxOutputBytes = 65536, poolSize = 2, minTier = 'sealed', readOnlyPaths = [] } = options
-  integer('timeoutMs', timeoutMs, 1, 3_600_000)
-  integer('maximumMemoryBytes', maximumMemoryBytes, 64 << 20, 2 ** 46)
-  integer('maxOutputBytes', maxOutputBytes, 16, 1 << 20)
-  integer('poolSize', poolSize, 0, 64)
-  if (options.seed !== undefined) integer('seed', options.seed, 0, 2 ** 32 - 1)
+  checkInteger('timeoutMs', timeoutMs, 1, 3_600_000)
+  checkInteger('maximumMemoryBytes', maximumMemoryBytes, 64 << 20, 2 ** 46)
+  checkInteger('maxOutputBytes', maxOutputBytes, 16, 1 << 20)
+  checkInteger('poolSize', poolSize, 0, 64)
+  if (options.seed !== undefined) checkInteger('seed', options.seed, 0, 2 ** 32 - 1)
   if (!tiers.includes(minTier)) throw invalidArg('minTier', `one of ${tiers.join(', ')}`, minTier)
   if (options.sandbox !== undefined && options.sandbox !== 'on' && options.sandbox !== 'off') throw invalidArg('sandbox', "'on' or 'off'", options.sandbox)
   if (options.python !== undefined && (typeof options.python !== 'string' || options.python === '')) throw invalidArg('python', 'a path or a program name', options.python)
   if (!Array.isArray(readOnlyPaths) || readOnlyPaths.some((path) => typeof path !== 'string' || path.includes(':') || path.includes('\0'))) throw invalidArg('readOnlyPaths', 'an array of paths without ":"', readOnlyPaths)
   const cpuSeconds = cpuSteps.find((step) => step * 1000 > timeoutMs) ?? Math.ceil(timeoutMs / 1000) + 1
   return { timeoutMs, maxOutputBytes, poolSize, minTier, cage: { memoryBytes: maximumMemoryBytes, cpuSeconds, readOnlyPaths: readOnlyPaths.map((path) => absolute(path)) } }
-}
-
-function integer(name: string, value: unknown, least: number, most: number): void {
-  if (!Number.isInteger(value) || Number(value) < least || Number(value) > most) throw invalidArg(name, `an integer from ${least} to ${most}`, value)
 }
 
 function describeRun(outcome: Outcome, settings: Settings, tier: Tier | 'none', layers: readonly string[]): ExecutionResult {
