@@ -28,9 +28,10 @@ export async function run(args: string[]): Promise<object> {
   const blocked = await blockedWith2GB()
   report('event loop stands still, start from 2 GB', blocked.cage)
   report('the same with child_process.spawn', blocked.spawn)
+  report('the same with nothing started', blocked.nothing)
   await closeSandbox()
   if (busyStarts > 0) console.log(`${busyStarts} runs began while the machine was busy with something else`)
-  return { benchmark: 'sandbox', tier, layers, user, pythonVersion, runs, busyStarts, warm: summary(warm), cold: summary(cold), bare: summary(bare), blockedMs: summary(blocked.cage), blockedBySpawnMs: summary(blocked.spawn) }
+  return { benchmark: 'sandbox', tier, layers, user, pythonVersion, runs, busyStarts, warm: summary(warm), cold: summary(cold), bare: summary(bare), blockedMs: summary(blocked.cage), blockedBySpawnMs: summary(blocked.spawn), blockedByNothingMs: summary(blocked.nothing) }
 }
 
 async function measure(runs: number, action: () => Promise<unknown>, prepare: () => Promise<unknown>): Promise<number[]> {
@@ -74,15 +75,16 @@ async function bareInterpreter(python: string): Promise<void> {
   for (const fd of [started.stdout, started.stderr, started.request, started.result, started.control, started.report]) closeSync(fd)
 }
 
-async function blockedWith2GB(): Promise<{ cage: number[], spawn: number[] }> {
+async function blockedWith2GB(): Promise<{ cage: number[], spawn: number[], nothing: number[] }> {
   const ballast = Array.from({ length: 8 }, () => Buffer.alloc(256 << 20, 1))
   const cage = await longestPauses(20, () => executeCode('1', { poolSize: 0 }))
   const forked = await longestPauses(5, () => new Promise((resolve) => spawn('/bin/true').on('exit', resolve)))
+  const nothing = await longestPauses(20, () => new Promise((resolve) => setTimeout(resolve, 25)))
   if (ballast.length !== 8) throw new Error('the ballast is gone')
-  return { cage, spawn: forked }
+  return { cage, spawn: forked, nothing }
 }
 
-/** For each call the longest time between two turns of the event loop. */
+/** For each call the longest time between two turns of the event loop; a busy machine shows as pauses of its time slice. */
 async function longestPauses(runs: number, action: () => Promise<unknown>): Promise<number[]> {
   const pauses: number[] = []
   for (let i = -2; i < runs; i++) {

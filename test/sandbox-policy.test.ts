@@ -101,7 +101,8 @@ for (const arch of arches) {
       let mutations = 0
       for (const [at, instruction] of program.entries()) {
         // a rule that answers like the default may be left out without anybody noticing
-        const isDefault = instruction.code === 0x15 && program[at + 1]?.code === 0x06 && program[at + 1]?.k === 0x00050026 && instruction.jf === 1
+        const answer = program[at + 1 + instruction.jt]
+        const isDefault = instruction.code === 0x15 && answer?.code === 0x06 && answer.k === 0x00050026
         for (const mutation of mutationsOf(instruction)) {
           mutations++
           const changed = program.slice()
@@ -110,7 +111,7 @@ for (const arch of arches) {
         }
       }
       assert.equal(unnoticed, [])
-      assert.ok(mutations > 1500)
+      assert.ok(mutations > 1200, `${mutations}`)
     })
   }
 }

@@ -265,7 +265,10 @@ static char *second_filter(const struct cage *cage, uint32_t self) {
   if (cage->seal == NULL) return text;
   if (compile_filter(&filter, CAGE_NATIVE_ARCH, strcmp(cage->seal, "sealed") == 0 ? CAGE_SEALED : CAGE_RUN, self) != 0) die("seccomp", "the policy is too long", "");
   const unsigned char *bytes = (const unsigned char *)filter.code;
-  for (size_t i = 0; i < filter.length * sizeof filter.code[0]; i++) sprintf(text + 2 * i, "%02x", bytes[i]);
+  for (size_t i = 0; i < filter.length * sizeof filter.code[0]; i++) {
+    text[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+    text[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+  }
   return text;
 }
 

@@ -23,6 +23,7 @@ static const struct rule rules[] = {
 #include "policy.def"
 #undef RULE
 };
+static const size_t rule_count = sizeof rules / sizeof rules[0];
 
 static void emit(struct cage_filter *f, uint16_t code, uint32_t k, uint8_t jt, uint8_t jf) {
   if (f->length < sizeof f->code / sizeof f->code[0]) f->code[f->length] = (struct sock_filter){code, jt, jf, k};
@@ -140,6 +141,27 @@ static void emit_action(struct cage_filter *f, enum action action, uint32_t self
   }
 }
 
+// Neighbours in the table with the same answer share it. note: a jump reaches 255 instructions.
+static size_t end_of_run(size_t first, enum cage_stage stage) {
+  size_t next = first + 1;
+  while (next < rule_count && next - first < 200 && rules[next].action[stage] == rules[first].action[stage]) next++;
+  return next;
+}
+
+static void emit_run(struct cage_filter *f, size_t first, size_t next, enum cage_arch arch, enum cage_stage stage, uint32_t self) {
+  int left = 0;
+  for (size_t i = first; i < next; i++) left += rules[i].number[arch] >= 0;
+  if (left == 0) return;
+  uint16_t last = f->length;
+  for (size_t i = first; i < next; i++) {
+    if (rules[i].number[arch] < 0) continue;
+    last = f->length;
+    emit(f, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)rules[i].number[arch], (uint8_t)--left, 0);
+  }
+  emit_action(f, rules[first].action[stage], self);
+  if (last < sizeof f->code / sizeof f->code[0]) f->code[last].jf = (uint8_t)(f->length - last - 1);
+}
+
 int compile_filter(struct cage_filter *filter, enum cage_arch arch, enum cage_stage stage, uint32_t self) {
   filter->length = 0;
   load(filter, offsetof(struct seccomp_data, arch));
@@ -147,12 +169,9 @@ int compile_filter(struct cage_filter *filter, enum cage_arch arch, enum cage_st
   ret(filter, SECCOMP_RET_KILL_PROCESS);
   load(filter, offsetof(struct seccomp_data, nr));
   if (arch == CAGE_X86_64) ret_if(filter, BPF_JSET, X32_BIT, SECCOMP_RET_KILL_PROCESS);
-  for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-    if (rules[i].number[arch] < 0) continue;
-    uint16_t test = filter->length;
-    emit(filter, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)rules[i].number[arch], 0, 0);
-    emit_action(filter, rules[i].action[stage], self);
-    if (test < sizeof filter->code / sizeof filter->code[0]) filter->code[test].jf = (uint8_t)(filter->length - test - 1);
+  for (size_t first = 0, next; first < rule_count; first = next) {
+    next = end_of_run(first, stage);
+    emit_run(filter, first, next, arch, stage, self);
   }
   ret_errno(filter, ENOSYS);
   return filter->length <= sizeof filter->code / sizeof filter->code[0] ? 0 : -1;

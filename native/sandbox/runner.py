@@ -10,7 +10,6 @@ import posix
 import sys
 import time
 from io import FileIO, BufferedWriter, TextIOWrapper
-from _ast import Expr, Expression
 
 PRELOADED = ('abc argparse array ast base64 binascii bisect calendar cmath codecs collections collections.abc colorsys contextlib copy csv ctypes '
              'dataclasses datetime decimal difflib enum errno fractions functools glob hashlib heapq inspect io itertools json keyword linecache locale '
@@ -145,7 +144,7 @@ def describe(error):
     return name + ': ' + message if message else name
 
 
-def execute(source, limit):
+def execute(source, limit, Expr, Expression):
     """Runs the program in a fresh __main__. Returns kind, exit status, truncated, text."""
     main = sys.modules['__main__'] = FRESH_MAIN('__main__')
     scope = main.__dict__
@@ -195,13 +194,14 @@ def serve():
     if seal:
         install_second_filter(bytes.fromhex(seal))
     posix.write(4, b'R')
+    from _ast import Expr, Expression                            # takes a millisecond, while the host sends the request
     limit, seeded, seed, size = (int.from_bytes(read_exactly(3, 4), 'little') for _ in range(4))
     source = read_exactly(3, size)
     posix.close(3)
     if seeded:
         import random
         random.seed(seed)
-    kind, status, truncated, text = execute(source, limit)
+    kind, status, truncated, text = execute(source, limit, Expr, Expression)
     for stream in (output, errors):
         try:
             stream.flush()
