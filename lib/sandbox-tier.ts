@@ -199,6 +199,7 @@ async function askInterpreter(executable: string): Promise<Interpreter> {
   if (status !== 0 || !stdout) throw new Error(`${executable} could not describe itself (status ${status}): ${(stderr ?? '').trim().split('\n').pop() || 'no output'}. Python 3.8 or later is needed`)
   const answer = JSON.parse(stdout) as Interpreter
   if (answer.implementation !== 'cpython') throw new Error(`${executable} is ${answer.implementation}; the cage knows CPython`)
+  if (/^3\.[0-7]\./.test(answer.version)) throw new Error(`${executable} is Python ${answer.version}; 3.8 or later is needed`)
   return answer
 }
 
