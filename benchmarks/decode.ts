@@ -4,7 +4,8 @@
 //   prefill  as TTFT, of --prefill-tokens
 // Every row of a batch has keys and values of its own, as rows of different conversations have. A step of the roof reads
 // all matrices once and each row's visible keys and values, at the read bandwidth that the same number of threads reached
-// in the same run, or does its multiply-adds at their peak, whichever takes longer.
+// just before or after the repetition, or does its multiply-adds at their peak of the run, whichever takes longer. Shares
+// of the roof are medians of the repetitions' shares.
 import { parseArgs } from 'node:util'
 import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
 import { prefillChunk } from '../lib/decode.js'
@@ -56,7 +57,8 @@ export interface DecodeRow {
   tokensPerSecondRange: [number, number]   // of the repetitions
   roofTokensPerSecond: number
   roofBy: 'memory' | 'compute'
-  percentOfRoof: number
+  percentOfRoof: number            // median of the repetitions' shares
+  percentOfBestRoof: number        // of the fastest memory that the whole run has seen
   bytesPerStep: number
   prefillTokens: number
   prefillTokensPerSecond: number
@@ -138,13 +140,16 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
     const rows = batches.map((batch): DecodeRow => {
       const repetitionsMs = steps.get(batch) ?? []
       const rates = repetitionsMs.map((ms) => batch * ms.length / sum(ms) * 1000)
-      const limit = roofOf(cost, batch, context, roof, peak)
+      const limits = rates.map((_, r) => roofOf(cost, batch, context, roofs.around(r), peak))
+      const strictest = roofOf(cost, batch, context, roof, peak)
       return {
         model: described.name, depth: described.spec.nLayer, dtype, threads, isa: model.isa, batch, context,
         ttftMs: median(ttfts),
         tpotMs: { p50: median(repetitionsMs.flat()), p99: percentile(repetitionsMs.flat(), 0.99), least: Math.min(...repetitionsMs.flat()) },
         tokensPerSecond: median(rates), tokensPerSecondRange: [Math.min(...rates), Math.max(...rates)],
-        roofTokensPerSecond: limit.tokensPerSecond, roofBy: limit.by, percentOfRoof: 100 * median(rates) / limit.tokensPerSecond, bytesPerStep: limit.bytes,
+        roofTokensPerSecond: median(limits.map(({ tokensPerSecond }) => tokensPerSecond)), roofBy: strictest.by, bytesPerStep: strictest.bytes,
+        percentOfRoof: median(rates.map((rate, r) => 100 * rate / (limits[r]?.tokensPerSecond ?? NaN))),
+        percentOfBestRoof: 100 * median(rates) / strictest.tokensPerSecond,
         prefillTokens, prefillTokensPerSecond: prefillTokens / prefillSeconds, prefillPercentOfPeak: 100 * cost.prefillFlops(prefillTokens) / prefillSeconds / peak,
         otherLoad: others
       }

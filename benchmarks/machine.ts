@@ -1,7 +1,7 @@
 import { cpus } from 'node:os'
 import { native, type MachineLimits } from '../lib/native.js'
 
-/** The limits of this machine with some number of threads: the best of all measurements of a run. */
+/** The limits of this machine with some number of threads. */
 export interface Roof extends MachineLimits {
   /** Multiply-adds of all threads over those of one: about `threads` when each has a core of its own. */
   cores: number
@@ -11,7 +11,7 @@ export interface Roof extends MachineLimits {
 export class Roofs {
   readonly #threads: number
   readonly #isa: string | undefined
-  /** Every measurement: with one thread, and with all where they are more. */
+  /** Every measurement, in order: with one thread, and with all where they are more. */
   readonly measured: MachineLimits[][] = []
 
   constructor(threads: number, isa: string | undefined) {
@@ -23,9 +23,18 @@ export class Roofs {
     this.measured.push(await native().probe(this.#threads === 1 ? [1] : [1, this.#threads], this.#isa))
   }
 
+  /** The better of the measurements before and after repetition `r`: a shared machine's memory is not equally fast all the time. */
+  around(r: number): Roof {
+    return this.#best(this.measured.slice(r, r + 2))
+  }
+
   get best(): Roof {
+    return this.#best(this.measured)
+  }
+
+  #best(measured: MachineLimits[][]): Roof {
     const most = (key: keyof MachineLimits, threads: number): number =>
-      Math.max(...this.measured.flatMap((limits) => limits.filter((of) => of.threads === threads).map((of) => of[key])))
+      Math.max(...measured.flatMap((limits) => limits.filter((of) => of.threads === threads).map((of) => of[key])))
     const float32FlopsPerSecond = most('float32FlopsPerSecond', this.#threads)
     return {
       threads: this.#threads,

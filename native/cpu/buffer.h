@@ -19,7 +19,8 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
-    const size_t alignment = bytes >= kHuge ? kHuge : 64;
+    const size_t huge = (bytes + kHuge / 2) / kHuge * kHuge;  // those huge pages of which at least half is used
+    const size_t alignment = huge > 0 ? kHuge : 64;
     const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
 #if defined(_WIN32)
     data_ = _aligned_malloc(rounded, 64);
@@ -28,7 +29,7 @@ class Buffer {
 #endif
     if (!data_) throw std::bad_alloc();
 #if defined(__linux__)
-    if (bytes >= kHuge) madvise(data_, rounded, MADV_HUGEPAGE);
+    if (huge > 0) madvise(data_, huge, MADV_HUGEPAGE);
 #endif
   }
   ~Buffer() { release(); }

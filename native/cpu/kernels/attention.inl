@@ -45,6 +45,10 @@ template <class T, int MR>
 inline void add_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc_rows)[1024]) {
   constexpr int NV = tile_vectors<T>(MR);
   int d = 0;
+  // note: one row leaves registers for all of a head of 128, whose values are then one stream
+  if constexpr (MR == 1 && kLanes == 16) {
+    for (; d + 2 * NV * kLanes <= DV; d += 2 * NV * kLanes) add_values_at<T, MR, 2 * NV>(p, values, from, to, DV, d, acc_rows);
+  }
   for (; d + NV * kLanes <= DV; d += NV * kLanes) add_values_at<T, MR, NV>(p, values, from, to, DV, d, acc_rows);
   for (; d < DV; d += kLanes) add_values_at<T, MR, 1>(p, values, from, to, DV, d, acc_rows);
 }
