@@ -1,3 +1,4 @@
+import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { accessSync, constants, existsSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs'
 import { Socket } from 'node:net'
@@ -189,18 +190,31 @@ function selfTest(tier: Tier): string {
 
 async function askInterpreter(executable: string): Promise<Interpreter> {
   const folder = join(binding.packageRoot, 'native', 'sandbox')
-  const env = Object.entries(process.env).filter(([name]) => !name.startsWith('PYTHON')).map(([name, value]) => `${name}=${value ?? ''}`)
-  const started = await startProcess(executable, [executable, '-I', '-S', '-W', 'ignore', join(folder, 'discover.py'), join(folder, 'runner.py')], env)
-  const timer = setTimeout(() => started.kill(), 20_000)
-  const [stdout, stderr] = await Promise.all([started.stdout, started.stderr, started.result, started.report].map(readAll))
-  for (const fd of [started.request, started.control]) new Socket({ fd, readable: false, writable: true }).on('error', () => {}).destroy()
-  const status = await started.exited
-  clearTimeout(timer)
-  if (status !== 0 || !stdout) throw new Error(`${executable} could not describe itself (status ${status}): ${(stderr ?? '').trim().split('\n').pop() || 'no output'}. Python 3.8 or later is needed`)
+  const argv = ['-I', '-S', '-W', 'ignore', join(folder, 'discover.py'), join(folder, 'runner.py')]
+  const { stdout, reason } = hasSandboxThread() ? await ask(executable, argv) : await askWithoutThread(executable, argv)
+  if (!stdout) throw new Error(`${executable} could not describe itself: ${reason || 'no output'}. Python 3.8 or later is needed`)
   const answer = JSON.parse(stdout) as Interpreter
   if (answer.implementation !== 'cpython') throw new Error(`${executable} is ${answer.implementation}; the cage knows CPython`)
   if (/^3\.[0-7]\./.test(answer.version)) throw new Error(`${executable} is Python ${answer.version}; 3.8 or later is needed`)
   return answer
+}
+
+async function ask(executable: string, argv: string[]): Promise<{ stdout: string, reason: string }> {
+  const env = Object.entries(process.env).filter(([name]) => !name.startsWith('PYTHON')).map(([name, value]) => `${name}=${value ?? ''}`)
+  const started = await startProcess(executable, [executable, ...argv], env)
+  const timer = setTimeout(() => started.kill(), 20_000)
+  const [stdout = '', stderr = ''] = await Promise.all([started.stdout, started.stderr, started.result, started.report].map(readAll))
+  for (const fd of [started.request, started.control]) new Socket({ fd, readable: false, writable: true }).on('error', () => {}).destroy()
+  const status = await started.exited
+  clearTimeout(timer)
+  return { stdout: status === 0 ? stdout : '', reason: stderr.trim().split('\n').pop() || `wait status ${status}` }
+}
+
+/** For `sandbox: 'off'` on systems where the addon starts no processes. */
+function askWithoutThread(executable: string, argv: string[]): Promise<{ stdout: string, reason: string }> {
+  return new Promise((resolve) => {
+    execFile(executable, argv, { timeout: 20_000 }, (error, stdout) => resolve({ stdout: error ? '' : stdout, reason: error?.message ?? '' }))
+  })
 }
 
 function readAll(fd: number): Promise<string> {

@@ -51,6 +51,8 @@ def load_extensions():
 
 def show_libraries():
     """System library folders as a whole; elsewhere only the libraries themselves and the links that name them."""
+    if not os.path.exists('/proc/self/maps'):
+        return                                                   # no Linux, no cage
     with open('/proc/self/maps') as maps:
         mapped = {line.split(None, 5)[5].rstrip('\n') for line in maps if line.count(' ') > 4 and ' /' in line}
     for library in mapped:
