@@ -27,5 +27,20 @@
         [ "OS=='win'", { "msvs_settings": { "VCCLCompilerTool": { "ExceptionHandling": 1, "AdditionalOptions": [ "/std:c++17" ] } } } ]
       ]
     }
+  ],
+  "conditions": [
+    [ "OS=='linux'", {
+      "targets": [
+        {
+          # The cage's launcher: a plain C program without Node, static where libc.a is there.
+          "target_name": "nanochat-sandbox",
+          "type": "executable",
+          "sources": [ "native/sandbox/main.c", "native/sandbox/cage.c", "native/sandbox/supervise.c", "native/sandbox/filter.c", "native/sandbox/remove_tree.c" ],
+          "cflags": [ "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2" ],
+          "ldflags!": [ "-pthread", "-rdynamic" ],
+          "conditions": [ [ "'<!(node scripts/static-libc.cjs)'=='1'", { "ldflags": [ "-static" ] } ] ]
+        }
+      ]
+    } ]
   ]
 }

@@ -4,7 +4,8 @@ import { NanochatError } from '../lib/errors.js'
 type Command = { summary: string, load: () => Promise<{ run: (args: string[]) => Promise<unknown> }> }
 
 const commands: Record<string, Command> = {
-  decode: { summary: 'decode and prefill speed against the measured roof of this machine', load: () => import('./decode.js') }
+  decode: { summary: 'decode and prefill speed against the measured roof of this machine', load: () => import('./decode.js') },
+  sandbox: { summary: 'latency of the Python sandbox: warm, cold, and what a start costs the event loop', load: () => import('./sandbox.js') }
 }
 
 async function main([name = '', ...args]: string[]): Promise<number> {

@@ -1,6 +1,5 @@
 import { asyncGenerator } from './async-generator.js'
 import type { Source } from './async-generator.js'
-import { useCalculator } from './calculator.js'
 import { chatSource } from './chat.js'
 import type { Message, SpecialToken } from './conversation.js'
 import { NanochatError, invalidArg } from './errors.js'
@@ -10,10 +9,11 @@ import { GPT, checkIds, positionsPerSequenceLen } from './gpt.js'
 import type { KVCache } from './kv-cache.js'
 import { checkGenerateOptions, checkInteger, checkKnown } from './options.js'
 import type { CheckedOptions, OptionLimits } from './options.js'
+import { pythonTool } from './python.js'
 import type { SpecialIds } from './row-state.js'
 import { Scheduler } from './scheduler.js'
 import type { Ids, Tokenizer } from './tokenizer.js'
-import type { ChatEvent, FinishReason, GenerateOptions, Stats, TokenColumn } from './types.js'
+import type { ChatEvent, FinishReason, GenerateOptions, Stats, TokenColumn, Tool } from './types.js'
 
 export interface EngineOptions {
   /** Rows of all calls together; further calls wait their turn. Default 64. */
@@ -39,6 +39,7 @@ export interface BatchResult {
 export class Engine implements AsyncDisposable {
   readonly #context: GenerationContext
   readonly #maxRows: number
+  readonly #defaultTool: Tool | null
   readonly #running = new Set<Generation>()
   #disposed = false
 
@@ -62,6 +63,7 @@ export class Engine implements AsyncDisposable {
     const text = tokenizer && { tokenizer, ids: specialIds(tokenizer) }
     const pauseIds = text ? [text.ids.assistantEnd, text.ids.bos, text.ids.pythonEnd] : []
     this.#maxRows = maxRows
+    this.#defaultTool = tokenizer && pythonTool({ maxTokens: Math.max(16, sequenceLen >> 2), encode: (text) => tokenizer.encode(text) })
     this.#context = {
       model,
       text,
@@ -136,7 +138,7 @@ export class Engine implements AsyncDisposable {
   }
 
   get #limits(): OptionLimits {
-    return { vocabSize: this.#context.model.config.vocabSize, maxRows: this.#maxRows, defaultTool: this.#context.text && useCalculator }
+    return { vocabSize: this.#context.model.config.vocabSize, maxRows: this.#maxRows, defaultTool: this.#defaultTool }
   }
 
   #newGeneration(tokens: Ids, options: GenerateOptions, what: 'prompt' | 'conversation', observer: RowObserver | null): Generation {

@@ -30,7 +30,7 @@ export interface GenerateOptions extends SamplingOptions {
   logprobs?: number | undefined
   /** Reuses the longest common prefix of the cache and `tokens`, and keeps what this call computes. */
   kvCache?: KVCache | undefined
-  /** What answers a python block; default useCalculator. null: nothing runs. */
+  /** What answers a python block; default pythonTool(). null: nothing runs. */
   tool?: Tool | null | undefined
   /** Rejects the pending and every later next() with signal.reason. */
   signal?: AbortSignal | undefined

@@ -36,6 +36,11 @@ if (result.status !== 0) fail(`prebuildify ended with ${result.signal ?? result.
 const folder = join('prebuilds', `${process.platform}-${arch}`)
 const built = readdirSync(folder).filter((name) => name.endsWith('.node'))
 if (built.length !== 1) fail(`Expected one addon in ${folder} but found ${built.join(', ') || 'none'}`)
+// the sandbox's launcher lies beside the addon; prebuildify knows only addons
+if (process.platform === 'linux') {
+  copyFileSync('build/Release/nanochat-sandbox', join(folder, 'nanochat-sandbox'))
+  spawnSync(strip, [join(folder, 'nanochat-sandbox')], { stdio: 'inherit' })
+}
 // prebuildify moves the addon away; a clone goes on with what was just built, not with an older prebuilt one.
 if (!cross) {
   mkdirSync('build/Release', { recursive: true })

@@ -26,14 +26,15 @@ const packed = suite('package content')
 
 packed('holds what a user needs and nothing else', () => {
   const files = packedFiles()
-  const allowed = /^(?:dist\/(?:esm|cjs)\/.*\.(?:d\.ts|d\.cts|js|cjs)|dist\/cjs\/package\.json|prebuilds\/[\w-]+\/[\w.-]+\.(?:node|so)|models\/demo\/.*|native\/.*\.(?:c|cc|cpp|h|hpp|inl|inc|cu|cuh|txt|map)|binding\.gyp|CMakeLists\.txt|scripts\/sources\.cjs|package\.json|README\.md|LICENSE)$/
+  const allowed = /^(?:dist\/(?:esm|cjs)\/.*\.(?:d\.ts|d\.cts|js|cjs)|dist\/cjs\/package\.json|prebuilds\/[\w-]+\/(?:[\w.-]+\.(?:node|so)|nanochat-sandbox)|models\/demo\/.*|native\/.*\.(?:c|cc|cpp|h|hpp|inl|inc|cu|cuh|txt|map|def|py)|binding\.gyp|CMakeLists\.txt|scripts\/(?:sources|static-libc)\.cjs|package\.json|README\.md|LICENSE)$/
   assert.equal(files.filter((file) => !allowed.test(file)), [])
 })
 
 packed('has a README, and everything that a source build reads', () => {
   const files = new Set(packedFiles())
   const sources = execFileSync(process.execPath, ['scripts/sources.cjs'], { cwd: root, encoding: 'utf8' }).trim().split('\n')
-  const needed = new Set(['package.json', 'LICENSE', 'README.md', 'binding.gyp', 'CMakeLists.txt', 'scripts/sources.cjs', 'native/sources.txt', 'native/exports.map', ...sources])
+  const sandboxSources = ['main.c', 'cage.c', 'supervise.c', 'filter.c', 'policy.def', 'runner.py', 'discover.py'].map((name) => `native/sandbox/${name}`)
+  const needed = new Set(['package.json', 'LICENSE', 'README.md', 'binding.gyp', 'CMakeLists.txt', 'scripts/sources.cjs', 'scripts/static-libc.cjs', 'native/sources.txt', ...sandboxSources, 'native/exports.map', ...sources])
   for (const file of needed) {
     assert.ok(existsSync(join(root, file)), `${file} does not exist`)
     if (!/\.(?:c|cc|cpp|h|hpp|inl|inc)$/.test(file)) continue
