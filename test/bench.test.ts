@@ -1,3 +1,4 @@
+// alone: it measures the machine
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { suite } from 'uvu'

@@ -1,3 +1,4 @@
+// alone: it bounds the time of hostile expressions
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

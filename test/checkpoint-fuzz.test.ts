@@ -1,3 +1,4 @@
+// alone: it bounds the time and the memory of each case
 import { readdir } from 'node:fs/promises'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

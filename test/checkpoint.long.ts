@@ -1,3 +1,4 @@
+// alone: it bounds the time and the memory of each case
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { runCampaign } from './support/mutations.js'

@@ -1,3 +1,4 @@
+// alone: it types at a terminal and waits for answers
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { hasTerminal, runInTerminal, type Step } from './support/cli.js'

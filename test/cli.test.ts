@@ -1,3 +1,4 @@
+// alone: the demo must answer within 3 s
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,3 +1,4 @@
+// alone: its d12 models hold gigabytes
 // The seeded models of real size against logits and tokens of nanochat's own forward pass (fixtures/README.md), and the
 // bitwise contract at d12 shapes: head_dim 128, windows 512 and 2048.
 import { readFileSync } from 'node:fs'

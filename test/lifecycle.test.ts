@@ -1,3 +1,4 @@
+// alone: it ends processes at chosen moments
 // Processes that end at every stage of a model's life; each must end as it says and never by a signal.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

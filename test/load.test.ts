@@ -1,3 +1,4 @@
+// alone: it measures peak memory and how fast a load aborts
 import { execFile } from 'node:child_process'
 import { cp, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

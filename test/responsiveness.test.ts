@@ -1,3 +1,4 @@
+// alone: it measures how late timers are
 // The event loop stays free while the model computes, and a call that is no longer wanted ends at once.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

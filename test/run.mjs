@@ -1,11 +1,13 @@
-// The test runner: every test file in its own process, so that a native crash fails one file and not the run.
+// The test runner: every test file in its own process, so that a native crash fails one file and not the run. A file that
+// measures time or starts many processes says `// alone:` and why, and runs by itself; the others share the processors.
 //   node test/run.mjs [pattern]    *.test.ts whose path matches
 //   node test/run.mjs --long       the campaigns, *.long.ts
 //   node test/run.mjs --in-process compiled tests in this process (emulators)
 // uvu alone reports success for a suite whose before() throws, for a file that never calls run() and for no files at
 // all; here each of them is a failure.
 import { spawn } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
@@ -52,12 +54,15 @@ function runFileInChild(file) {
   return new Promise((resolve) => {
     const started = Date.now()
     const child = spawn(process.execPath, ['--import', 'tsx', '--expose-gc', fileURLToPath(import.meta.url), '--child', file],
-      { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], cwd: dirname(here) })
+      { stdio: ['ignore', 'pipe', 'pipe', 'ipc'], cwd: dirname(here) })
+    const output = []
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk))
     let counts
-    const timer = setTimeout(() => { console.error(`FAIL ${name} ran longer than ${timeoutMs} ms`); child.kill('SIGKILL') }, timeoutMs)
+    const timer = setTimeout(() => { output.push(`FAIL ${name} ran longer than ${timeoutMs} ms\n`); child.kill('SIGKILL') }, timeoutMs)
     child.on('message', (message) => { counts = message })
-    child.on('exit', (code, signal) => {
+    child.on('close', (code, signal) => {
       clearTimeout(timer)
+      process.stdout.write(Buffer.concat(output.map((chunk) => Buffer.from(chunk))))
       const crashed = signal !== null || counts === undefined || (code !== 0 && counts.failed === 0)
       counts ??= { passed: 0, failed: 0, skipped: 0 }
       if (crashed) { console.error(`FAIL ${name} ended with ${signal ?? code}`); counts.failed++ }
@@ -77,10 +82,17 @@ if (args.includes('--child')) {
     .filter((file) => suffix.test(file) && pattern.test(relative(here, file))).sort()
   const sum = { passed: 0, failed: 0, skipped: 0 }
   if (files.length === 0) { console.error('FAIL no test files'); sum.failed++ }
-  for (const file of files) {
-    const counts = args.includes('--in-process') ? await runFile(file) : await runFileInChild(file)
-    for (const key of Object.keys(sum)) sum[key] += counts[key]
+  const run = args.includes('--in-process') ? runFile : runFileInChild
+  const next = async (queue) => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const counts = await run(file)
+      for (const key of Object.keys(sum)) sum[key] += counts[key]
+    }
   }
+  const isAlone = (file) => args.includes('--in-process') || /^\/\/ alone: /m.test(readFileSync(file, 'utf8'))
+  const together = files.filter((file) => !isAlone(file))
+  await Promise.all(Array.from({ length: Math.min(availableParallelism(), 4) }, () => next(together)))
+  await next(files.filter(isAlone))
   console.log(`${sum.passed} passed, ${sum.failed} failed${sum.skipped ? `, ${sum.skipped} skipped` : ''}`)
   process.exit(sum.failed ? 1 : 0)
 }

@@ -1,3 +1,4 @@
+// alone: its programs have deadlines and its checks look at every process
 // The engine with the Python tool: nanochat's recorded conversations, Python answers included, and rows that wait for it.
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'

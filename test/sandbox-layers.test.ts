@@ -1,3 +1,4 @@
+// alone: its programs have deadlines and its checks look at every process
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

@@ -1,3 +1,4 @@
+// alone: its programs have deadlines and its checks look at every process
 import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,3 +1,4 @@
+// alone: its programs have deadlines and its checks look at every process
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

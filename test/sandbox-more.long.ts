@@ -1,3 +1,4 @@
+// alone: its programs have deadlines and its checks look at every process
 // Programs of the catalogue's kinds that are not in it, in the two tiers with files.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

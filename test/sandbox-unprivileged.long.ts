@@ -1,3 +1,4 @@
+// alone: its programs have deadlines and its checks look at every process
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { suite } from 'uvu'
