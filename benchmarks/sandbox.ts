@@ -1,6 +1,8 @@
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { cpus } from 'node:os'
+import { Worker } from 'node:worker_threads'
 import { closeSandbox, describeSandbox, executeCode, warmSandbox } from '../lib/python.js'
 import { keepAlive, startProcess } from '../lib/sandbox-process.js'
 
@@ -29,9 +31,10 @@ export async function run(args: string[]): Promise<object> {
   report('event loop stands still, start from 2 GB', blocked.cage)
   report('the same with child_process.spawn', blocked.spawn)
   report('the same with nothing started', blocked.nothing)
+  report('the same, both processors busy', blocked.busy)
   await closeSandbox()
   if (busyStarts > 0) console.log(`${busyStarts} runs began while the machine was busy with something else`)
-  return { benchmark: 'sandbox', tier, layers, user, pythonVersion, runs, busyStarts, warm: summary(warm), cold: summary(cold), bare: summary(bare), blockedMs: summary(blocked.cage), blockedBySpawnMs: summary(blocked.spawn), blockedByNothingMs: summary(blocked.nothing) }
+  return { benchmark: 'sandbox', tier, layers, user, pythonVersion, runs, busyStarts, warm: summary(warm), cold: summary(cold), bare: summary(bare), blockedMs: summary(blocked.cage), blockedBySpawnMs: summary(blocked.spawn), blockedByNothingMs: summary(blocked.nothing), blockedByBusyMs: summary(blocked.busy) }
 }
 
 async function measure(runs: number, action: () => Promise<unknown>, prepare: () => Promise<unknown>): Promise<number[]> {
@@ -75,13 +78,28 @@ async function bareInterpreter(python: string): Promise<void> {
   for (const fd of [started.stdout, started.stderr, started.request, started.result, started.control, started.report]) closeSync(fd)
 }
 
-async function blockedWith2GB(): Promise<{ cage: number[], spawn: number[], nothing: number[] }> {
+async function blockedWith2GB(): Promise<{ cage: number[], spawn: number[], nothing: number[], busy: number[] }> {
   const ballast = Array.from({ length: 8 }, () => Buffer.alloc(256 << 20, 1))
   const cage = await longestPauses(20, () => executeCode('1', { poolSize: 0 }))
   const forked = await longestPauses(5, () => new Promise((resolve) => spawn('/bin/true').on('exit', resolve)))
   const nothing = await longestPauses(20, () => new Promise((resolve) => setTimeout(resolve, 25)))
+  const busy = await pausesBesideBusyThreads()
   if (ballast.length !== 8) throw new Error('the ballast is gone')
-  return { cage, spawn: forked, nothing }
+  return { cage, spawn: forked, nothing, busy }
+}
+
+/** What a cage's processes do to the event loop by being at work, not by being started: threads that were there before work as long. */
+async function pausesBesideBusyThreads(): Promise<number[]> {
+  const work = `const { parentPort } = require('node:worker_threads')
+    parentPort.on('message', () => { const end = performance.now() + 15; while (performance.now() < end); parentPort.postMessage(0) })`
+  const workers = Array.from({ length: 2 }, () => new Worker(work, { eval: true }))
+  await Promise.all(workers.map((worker) => once(worker, 'online')))
+  const pauses = await longestPauses(20, () => Promise.all(workers.map((worker) => {
+    worker.postMessage(0)
+    return once(worker, 'message')
+  })))
+  await Promise.all(workers.map((worker) => worker.terminate()))
+  return pauses
 }
 
 /** For each call the longest time between two turns of the event loop; a busy machine shows as pauses of its time slice. */
