@@ -3,18 +3,10 @@ import * as assert from 'uvu/assert'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { NanochatError } from '../lib/errors.js'
 import { fakeModel } from './support/fake-backend.js'
+import { codeOf } from './support/error-code.js'
 
 const V = 32
 const ramp = (n: number): number[] => Array.from({ length: n }, (_, i) => (i * 7) % V)
-
-async function codeOf(work: () => unknown): Promise<string> {
-  try {
-    await work()
-  } catch (error) {
-    return NanochatError.is(error) ? error.code : String(error)
-  }
-  return 'none'
-}
 
 const test = suite('gpt')
 

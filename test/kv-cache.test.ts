@@ -5,6 +5,7 @@ import { Engine } from '../lib/engine.js'
 import { NanochatError } from '../lib/errors.js'
 import type { GenerateOptions } from '../lib/types.js'
 import { fakeModel, type FakeOptions } from './support/fake-backend.js'
+import { codeOf } from './support/error-code.js'
 
 const V = 32
 const greedy: GenerateOptions = { temperature: 0 }
@@ -12,15 +13,6 @@ const greedy: GenerateOptions = { temperature: 0 }
 function setup(options: FakeOptions = {}): ReturnType<typeof fakeModel> & { engine: Engine } {
   const fake = fakeModel({ vocabSize: V, ...options })
   return { ...fake, engine: new Engine(fake.model, null, { kvCacheBytes: 1e6 }) }
-}
-
-async function codeOf(work: () => unknown): Promise<string> {
-  try {
-    await work()
-  } catch (error) {
-    return NanochatError.is(error) ? error.code : String(error)
-  }
-  return 'none'
 }
 
 const cache = suite('kv-cache')
