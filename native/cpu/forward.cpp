@@ -68,6 +68,14 @@ template <class T> class Forward final : public CpuModel {
     int64_t position;
   };
 
+  // Up to kTileRows rows of attention that read the same keys: heads of one token, or tokens of one head.
+  struct Tile {
+    int64_t token;
+    int head, rows;
+    bool over_heads;
+    const BatchRow* row;
+  };
+
   void begin(const std::vector<BatchRow>& batch) {
     tokens_.clear();
     row_begin_.clear();
@@ -85,7 +93,29 @@ template <class T> class Forward final : public CpuModel {
       }
       row.sequence->reserve(row.count);
     }
+    divide_attention(batch);
     resize_scratch();
+  }
+
+  // The attention of every layer in pieces. note: one query shares a kv head's keys among the heads of its group, several
+  // queries share them per head.
+  void divide_attention(const std::vector<BatchRow>& batch) {
+    const int K = config_.n_kv_head, group = config_.n_head / K;
+    tiles_.clear();
+    for (size_t r = 0; r < batch.size(); r++) {
+      const BatchRow& row = batch[r];
+      for (int h = 0; h < K; h++) {
+        if (row.count == 1) {
+          for (int g = 0; g < group; g += kTileRows) tiles_.push_back({row_begin_[r], h * group + g, std::min(kTileRows, group - g), true, &row});
+          continue;
+        }
+        for (int g = 0; g < group; g++) {
+          for (int64_t t = 0; t < row.count; t += kTileRows) {
+            tiles_.push_back({row_begin_[r] + t, h * group + g, static_cast<int>(std::min<int64_t>(kTileRows, row.count - t)), false, &row});
+          }
+        }
+      }
+    }
   }
 
   void resize_scratch() {
@@ -211,26 +241,9 @@ template <class T> class Forward final : public CpuModel {
   // y = attention(q, k, v): query i sees keys max(0, i - w)..i.
   void attention(int l) {
     const auto& c = config_;
-    const int D = c.head_dim, K = c.n_kv_head, group = c.n_head / K, window = c.windows[static_cast<size_t>(l)];
-    struct Tile { int64_t token; int head, rows; bool over_heads; const BatchRow* row; };
-    // note: one query shares a kv head's keys among the heads of its group, several queries share them per head
-    std::vector<Tile> tiles;
-    for (size_t r = 0; r < batch_->size(); r++) {
-      const BatchRow& row = (*batch_)[r];
-      for (int h = 0; h < K; h++) {
-        if (row.count == 1) {
-          for (int g = 0; g < group; g += kTileRows) tiles.push_back({row_begin_[r], h * group + g, std::min(kTileRows, group - g), true, &row});
-          continue;
-        }
-        for (int g = 0; g < group; g++) {
-          for (int64_t t = 0; t < row.count; t += kTileRows) {
-            tiles.push_back({row_begin_[r] + t, h * group + g, static_cast<int>(std::min<int64_t>(kTileRows, row.count - t)), false, &row});
-          }
-        }
-      }
-    }
-    pool_->run(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-      const Tile& tile = tiles[static_cast<size_t>(i)];
+    const int D = c.head_dim, group = c.n_head / c.n_kv_head, window = c.windows[static_cast<size_t>(l)];
+    pool_->run(static_cast<int64_t>(tiles_.size()), [&](int64_t i) {
+      const Tile& tile = tiles_[static_cast<size_t>(i)];
       const int h = tile.head / group;
       AttentionRow seen[kTileRows];
       for (int r = 0; r < tile.rows; r++) {
@@ -304,6 +317,7 @@ template <class T> class Forward final : public CpuModel {
   const std::vector<BatchRow>* batch_ = nullptr;
   std::vector<Token> tokens_;             // (T)
   std::vector<int64_t> row_begin_;        // first token of each batch row
+  std::vector<Tile> tiles_;
   std::vector<int64_t> logits_tokens_;    // tokens whose logits are wanted
   int64_t capacity_ = 0;                  // tokens the scratch below has room for
   Buffer x_, x0_, x_backout_;             // (T, C) float
