@@ -28,13 +28,7 @@ class Arguments {
   Napi::Value at(size_t index) const { return info_[index]; }
   [[noreturn]] void invalid(const std::string& message) const { throw_status(env(), Status::error("ERR_INVALID_ARG", message)); }
 
-  const Kernels& kernels() {
-    const std::string isa = expect_string(next(), "isa");
-    const Kernels* kernels = find_kernels(isa.c_str());
-    if (!kernels) invalid("Expected an instruction set of this machine for isa but received " + isa + ".");
-    return *kernels;
-  }
-
+  const Kernels& kernels() { return expect_kernels(next()); }
   int64_t repeat() { return expect_integer(next(), "repeat", 1, int64_t{1} << 40); }
   int64_t rows(const char* name = "rows") { return expect_integer(next(), name, 1, kMostRows); }
   int integer(const char* name, int least, int most) { return static_cast<int>(expect_integer(next(), name, least, most)); }

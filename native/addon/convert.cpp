@@ -40,6 +40,13 @@ int64_t expect_integer(const Napi::Value& value, const char* name, int64_t least
   return static_cast<int64_t>(number);
 }
 
+const Kernels& expect_kernels(const Napi::Value& value) {
+  const std::string isa = expect_string(value, "isa");
+  const Kernels* kernels = find_kernels(isa.c_str());
+  if (!kernels) throw_status(value.Env(), Status::error("ERR_INVALID_ARG", "Expected an instruction set of this machine for isa but received " + isa + "."));
+  return *kernels;
+}
+
 ModelSpec read_spec(const Napi::Value& value) {
   const Napi::Object o = expect_object(value, "spec");
   const Napi::Env env = value.Env();

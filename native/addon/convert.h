@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "cpu/kernels.h"
 #include "model/config.h"
 
 namespace nanochat {
@@ -18,6 +19,8 @@ Napi::Value describe(const Napi::CallbackInfo& info);
 Napi::Object expect_object(const Napi::Value& value, const char* name);
 std::string expect_string(const Napi::Value& value, const char* name);
 double expect_number(const Napi::Value& value, const char* name, double least, double most);
+// The kernels of the instruction set that `value` names.
+const Kernels& expect_kernels(const Napi::Value& value);
 int64_t expect_integer(const Napi::Value& value, const char* name, int64_t least, int64_t most);
 
 }  // namespace nanochat

@@ -314,8 +314,7 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
   options->threads = static_cast<int>(expect_integer(o.Get("threads"), "threads", 0, 1024));
   if (options->threads == 0) options->threads = physical_cores();
   const Napi::Value isa = o.Get("isa");
-  options->kernels = find_kernels(isa.IsUndefined() ? nullptr : expect_string(isa, "isa").c_str());
-  if (!options->kernels) throw_invalid(env, "Expected an instruction set of this machine for isa but received " + expect_string(isa, "isa") + ".");
+  options->kernels = isa.IsUndefined() ? find_kernels(nullptr) : &expect_kernels(isa);
   const Napi::Value on_progress = o.Get("onProgress");
   if (on_progress.IsFunction()) options->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
 }

@@ -55,8 +55,8 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   const Napi::Array counts = info[0].As<Napi::Array>();
   std::vector<int> threads;
   for (uint32_t i = 0; i < counts.Length(); i++) threads.push_back(static_cast<int>(expect_integer(counts.Get(i), "threads", 1, 1024)));
-  const Kernels* kernels = find_kernels(info[1].IsUndefined() ? nullptr : expect_string(info[1], "isa").c_str());
-  if (!kernels || !kernels->probe.read) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an instruction set of this machine for isa."));
+  const Kernels* kernels = info[1].IsUndefined() ? find_kernels(nullptr) : &expect_kernels(info[1]);
+  if (!kernels->probe.read) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an instruction set of this machine for isa."));
   auto* worker = new ProbeWorker(env, kernels, std::move(threads));
   const Napi::Promise promise = worker->promise();
   worker->Queue();
