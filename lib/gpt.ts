@@ -16,6 +16,8 @@ export interface GPTConfig {
   windowPattern: string
 }
 
+export type Generation = 'G1' | 'G2' | 'G3' | 'G4' | 'G5' | 'G6' | 'HF'
+
 export interface GPTOptions {
   backend: Backend
   config: GPT['config']
@@ -32,7 +34,7 @@ export const positionsPerSequenceLen = 10
 
 /** A loaded model: logits from tokens. */
 export class GPT implements AsyncDisposable {
-  readonly config: GPTConfig & { generation: 'G1' | 'G2' | 'G3' | 'G4' | 'G5' | 'G6' | 'HF' }
+  readonly config: GPTConfig & { generation: Generation }
   /** Where it runs: 'cpu', 'cuda:0'. */
   readonly device: string
   /** Weights as held in memory. */

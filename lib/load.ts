@@ -6,6 +6,7 @@ import { cpuBackend, runJob, typed } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel } from './native.js'
+import { checkInteger, checkKnown, checkSignal } from './options.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 
 export interface LoadOptions {
@@ -145,18 +146,15 @@ async function findTokenizer(dir: string): Promise<string> {
 }
 
 function checkOptions(options: LoadOptions): void {
-  if (typeof options !== 'object' || options === null) throw invalidArg('options', 'an object', options)
-  for (const [key, value] of Object.entries(options)) {
-    if (!loadKeys.includes(key)) throw invalidArg('options', `only ${loadKeys.join(', ')}`, key)
-    if (value !== undefined) checkOption(key, value)
-  }
+  checkKnown(options, loadKeys)
+  checkSignal(options.signal)
+  if (options.threads !== undefined) checkInteger('threads', options.threads, 1, 1024)
+  for (const [key, value] of Object.entries(options)) if (value !== undefined) checkOption(key, value)
 }
 
 function checkOption(key: string, value: unknown): void {
   if (['modelTag', 'baseDir', 'tokenizerDir', 'isa'].includes(key) && typeof value !== 'string') throw invalidArg(key, 'a string', value)
   if (key === 'onProgress' && typeof value !== 'function') throw invalidArg(key, 'a function', value)
-  if (key === 'signal' && !(value instanceof AbortSignal)) throw invalidArg(key, 'an AbortSignal', value)
-  if (key === 'threads' && !(typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= 1024)) throw invalidArg(key, 'an integer from 1 to 1024', value)
   if (key === 'dtype' && !['auto', 'float32', 'bfloat16'].includes(String(value))) throw invalidArg(key, "'auto', 'float32' or 'bfloat16' (int8 and int4 are not in this version)", value)
   if (key === 'device' && value !== 'auto' && value !== 'cpu') {
     if (/^cuda(:\d+)?$/.test(String(value))) throw new NanochatError('ERR_DEVICE_UNAVAILABLE', `Device ${String(value)} is not available: this version computes on the CPU only. Use device 'cpu' or 'auto'.`)

@@ -1,16 +1,10 @@
 import binding from './binding.cjs'
 import { NanochatError } from './errors.js'
+import type { GPTConfig, Generation } from './gpt.js'
 
 /** Architecture as the addon wants it; the addon derives windows, scales and tables from it (MODEL.md 2). */
-export interface ModelSpec {
-  generation: 'G1' | 'G2' | 'G3' | 'G4' | 'G5' | 'G6' | 'HF'
-  sequenceLen: number
-  vocabSize: number
-  nLayer: number
-  nHead: number
-  nKvHead: number
-  nEmbd: number
-  windowPattern: string            // 'L' where the generation has no windows
+export interface ModelSpec extends GPTConfig {
+  generation: Generation           // windowPattern is 'L' where it has no windows
   mlpHidden?: number               // default 4 * nEmbd; HF takes it from the tensor
   softcap?: number                 // default by generation
   ropeBase?: number                // default by generation

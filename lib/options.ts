@@ -57,7 +57,7 @@ export function checkGenerateOptions(options: GenerateOptions, { vocabSize, maxR
   }
 }
 
-function checkSignal(signal: AbortSignal | undefined): AbortSignal | null {
+export function checkSignal(signal: AbortSignal | undefined): AbortSignal | null {
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalidArg('signal', 'an AbortSignal', signal)
   return signal ?? null
 }
