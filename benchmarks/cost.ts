@@ -12,16 +12,15 @@ export interface Cost {
   prefillFlops(T: number): number
 }
 
-const bytesPerElement = { float32: 4, bfloat16: 2 }
-
-export function costOf(spec: ModelSpec, windows: readonly number[], dtype: 'float32' | 'bfloat16', kvBytesPerToken: number): Cost {
+/** `matrixBytes` as the model holds its matrices, scales included; `windows` per layer. */
+export function costOf(spec: ModelSpec, windows: readonly number[], matrixBytes: number, kvBytesPerToken: number): Cost {
   const { nLayer: L, nHead: H, nKvHead: K, nEmbd: C, vocabSize: V, mlpHidden = 4 * C } = spec
   const D = C / H
   const layerElements = (H + 2 * K) * D * C + C * C + 2 * mlpHidden * C
   const keysSeen = (context: number): number => windows.reduce((sum, w) => sum + (w < 0 ? context : Math.min(context, w + 1)), 0)
   const attentionFlops = (context: number): number => 4 * H * D * keysSeen(context)
   return {
-    weightBytesPerStep: (L * layerElements + V * C) * bytesPerElement[dtype],
+    weightBytesPerStep: matrixBytes,
     kvBytesPerStep: (context) => keysSeen(context) * kvBytesPerToken / L,
     decodeFlops: (context) => 2 * (L * layerElements + V * C) + attentionFlops(context),
     prefillFlops: (T) => {

@@ -10,7 +10,7 @@ import { parseArgs } from 'node:util'
 import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
 import { prefillChunk } from '../lib/decode.js'
 import { invalidArg } from '../lib/errors.js'
-import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeSequence } from '../lib/native.js'
+import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeSequence, type WeightDtype } from '../lib/native.js'
 import { costOf, countParameters, depthSpec, type Cost } from './cost.js'
 import { cpuName, otherLoad, Roofs, type Roof } from './machine.js'
 import { median, percentile, sum } from './statistics.js'
@@ -18,7 +18,7 @@ import { median, percentile, sum } from './statistics.js'
 const usage = `npm run bench -- decode [options]
   --depth N             shapes of nanochat's d<N> with seeded weights, N even (default 12)
   --model DIR           a checkpoint instead
-  --dtype LIST          bfloat16, float32 (default bfloat16)
+  --dtype LIST          bfloat16, float32, int8, int4 (default bfloat16)
   --threads LIST        thread counts (default: physical cores)
   --batch-sizes LIST    rows that decode together (default 1,8)
   --prompt-tokens N     context before decoding (default 224)
@@ -27,7 +27,7 @@ const usage = `npm run bench -- decode [options]
   -r, --repetitions N   medians over N (default 5)
   --isa NAME            instruction set (default: the best)`
 
-type Dtype = 'float32' | 'bfloat16'
+type Dtype = WeightDtype
 
 interface Options {
   depth: number | null
@@ -110,7 +110,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
   progress(`loading ${described.name}, ${dtype}, ${plural(threads, 'thread')}`)
   const model = await described.start({ dtype, threads, ...(isa === undefined ? {} : { isa }) }).promise
   try {
-    const cost = costOf(described.spec, described.windows, dtype, model.kvBytesPerToken)
+    const cost = costOf(described.spec, described.windows, model.matrixBytes, model.kvBytesPerToken)
     const roofs = new Roofs(threads, isa)
     const runner = new Runner(model, described.spec.vocabSize)
     progress('warming up')
@@ -134,7 +134,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
     progress('')
 
     const roof = roofs.best
-    const peak = dtype === 'float32' ? roof.float32FlopsPerSecond : roof.bfloat16FlopsPerSecond
+    const peak = peakOf(roof, dtype)
     const prefillSeconds = median(prefills) / 1000
     const context = promptTokens + Math.ceil(decodeTokens / 2)
     const rows = batches.map((batch): DecodeRow => {
@@ -166,6 +166,11 @@ function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: nu
   const bytes = cost.weightBytesPerStep + batch * cost.kvBytesPerStep(context)
   const memorySeconds = bytes / roof.readBytesPerSecond, computeSeconds = batch * cost.decodeFlops(context) / peak
   return { tokensPerSecond: batch / Math.max(memorySeconds, computeSeconds), by: memorySeconds > computeSeconds ? 'memory' : 'compute', bytes }
+}
+
+/** The multiply-adds that products of this type could do; int4 is computed as int8. */
+function peakOf(roof: Roof, dtype: Dtype): number {
+  return dtype === 'float32' ? roof.float32FlopsPerSecond : dtype === 'bfloat16' ? roof.bfloat16FlopsPerSecond : roof.int8OpsPerSecond
 }
 
 /** Rows of a model whose prompts are prefilled once and that decode again and again from there. */
@@ -319,8 +324,9 @@ function parse(args: string[]) {
 }
 
 function dtypeOf(name: string): Dtype {
-  if (name === 'float32' || name === 'bfloat16') return name
-  throw invalidArg('--dtype', 'bfloat16, float32 or both with a comma', name)
+  const dtype = (['bfloat16', 'float32', 'int8', 'int4'] as const).find((known) => known === name)
+  if (dtype === undefined) throw invalidArg('--dtype', 'bfloat16, float32, int8, int4 or several with commas', name)
+  return dtype
 }
 
 const integers = (name: string, list: string): number[] => list.split(',').map((text) => integer(name, text, 1))

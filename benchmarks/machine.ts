@@ -41,6 +41,7 @@ export class Roofs {
       readBytesPerSecond: most('readBytesPerSecond', this.#threads),
       float32FlopsPerSecond,
       bfloat16FlopsPerSecond: most('bfloat16FlopsPerSecond', this.#threads),
+      int8OpsPerSecond: most('int8OpsPerSecond', this.#threads),
       cores: float32FlopsPerSecond / most('float32FlopsPerSecond', 1)
     }
   }

@@ -4,10 +4,10 @@ import {
   allocate, checkDtype, checkElements, checkHeads, checkNorm, checkNumber, checkShape, dtypeOf, maxHeads, maxPositions, run,
   type Dtype, type Elements, type KernelOptions, type Timer,
 } from './kernel-arguments.js'
-import { native } from './native.js'
+import { native, type WeightDtype } from './native.js'
 import { checkInteger, checkKnown } from './options.js'
 
-export type { Dtype, Elements, KernelOptions, Timer }
+export type { Dtype, Elements, KernelOptions, Timer, WeightDtype }
 
 const normEps = 2 ** -23
 
@@ -33,25 +33,28 @@ export function timeKernel(run: (timer: Timer) => unknown, repeat = 1): number {
 export class PackedMatrix {
   readonly outputs: number
   readonly k: number
-  readonly dtype: Dtype
+  readonly dtype: WeightDtype
   /** @internal */
   readonly handle: object
 
-  constructor(w: Elements, outputs: number, k: number) {
+  constructor(w: Elements, outputs: number, k: number, dtype: WeightDtype = dtypeOf(w)) {
     checkShape({ outputs, k }, 2 ** 24)
     checkElements('w', w, [outputs, k])
     this.outputs = outputs
     this.k = k
-    this.dtype = dtypeOf(w)
-    this.handle = typed(() => native().kernels.packMatrix(outputs, k, w))
+    this.dtype = dtype
+    this.handle = typed(() => native().kernels.packMatrix(outputs, k, w, dtype))
     Object.freeze(this)
   }
 }
 
-/** Packs w (outputs, k), row-major, so that {@link matmul} need not do it in every call. */
-export function packMatrix(w: Elements, options: { outputs: number, k: number }): PackedMatrix {
-  checkKnown(options, ['outputs', 'k'])
-  return new PackedMatrix(w, options.outputs, options.k)
+/**
+ * Packs w (outputs, k), row-major, so that {@link matmul} need not do it in every call; rounds it to `dtype` where that is
+ * not its own type. int8: a scale for each output and 64 k; int4: for each output and 32 k.
+ */
+export function packMatrix(w: Elements, options: { outputs: number, k: number, dtype?: WeightDtype }): PackedMatrix {
+  checkKnown(options, ['outputs', 'k', 'dtype'])
+  return new PackedMatrix(w, options.outputs, options.k, options.dtype)
 }
 
 /** What becomes of a product v: v, y + v, relu(v)^2, or softcap * tanh(v / softcap). */
@@ -63,7 +66,7 @@ export interface MatmulOptions extends KernelOptions {
   /** Of w where it is not packed: (outputs, k). */
   k?: number
   outputs?: number
-  dtype?: Dtype
+  dtype?: WeightDtype
   epilogue?: Epilogue
   softcap?: number                 // default 15; for the epilogue of that name
   y?: Float32Array                 // (rows, outputs), for the epilogue 'add'; it is not changed
@@ -71,21 +74,22 @@ export interface MatmulOptions extends KernelOptions {
 
 /**
  * y = epilogue(x w^T): the linear layers of MODEL.md 1. x (rows, k), w (outputs, k) of the same type -> (rows, outputs),
- * float32, or the type of x for 'relu2'.
+ * float32, or the type of x for 'relu2'. Where w is int8 or int4, x is float32 and is rounded to int8 in groups of 64 or 32
+ * before the kernel runs, and so is the result of 'relu2'.
  */
 export function matmul(x: Elements, w: Elements | PackedMatrix, options: MatmulOptions): Elements {
   checkKnown(options, ['rows', 'k', 'outputs', 'dtype', 'epilogue', 'softcap', 'y', 'isa', 'timer'])
-  const packed = w instanceof PackedMatrix ? w : packMatrix(w, { outputs: options.outputs ?? NaN, k: options.k ?? NaN })
+  const packed = w instanceof PackedMatrix ? w : packMatrix(w, { outputs: options.outputs ?? NaN, k: options.k ?? NaN, ...(options.dtype === undefined ? {} : { dtype: options.dtype }) })
   const { rows, k = packed.k, outputs = packed.outputs, dtype = packed.dtype, epilogue = 'store', softcap = 15, y } = options
   checkShape({ rows })
   if (k !== packed.k || outputs !== packed.outputs) throw invalidArg('w', `a packed matrix (${outputs}, ${k})`, `(${packed.outputs}, ${packed.k})`)
-  checkDtype('dtype', dtype)
-  if (dtype !== packed.dtype) throw invalidArg('w', dtype, packed.dtype)
+  if (dtype !== packed.dtype) throw invalidArg('dtype', packed.dtype, dtype)
+  const inputs = dtype === 'bfloat16' ? 'bfloat16' : 'float32'
   if (!epilogues.includes(epilogue)) throw invalidArg('epilogue', epilogues.join(', '), epilogue)
   checkNumber('softcap', softcap, 1e-6, 1e6)
-  checkElements('x', x, [rows, k], dtype)
+  checkElements('x', x, [rows, k], inputs)
   if ((epilogue === 'add') !== (y !== undefined)) throw invalidArg('y', epilogue === 'add' ? 'a Float32Array' : `nothing with the epilogue ${epilogue}`, y)
-  const out = allocate(rows * outputs, epilogue === 'relu2' ? dtype : 'float32')
+  const out = allocate(rows * outputs, epilogue === 'relu2' ? inputs : 'float32')
   if (y !== undefined) {
     checkElements('y', y, [rows, outputs], 'float32')
     out.set(y)

@@ -5,7 +5,7 @@ import { findCheckpoint, readCheckpoint } from './checkpoint/checkpoint.js'
 import { cpuBackend, runJob, typed } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
-import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel } from './native.js'
+import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type WeightDtype } from './native.js'
 import { checkInteger, checkKnown, checkSignal } from './options.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 
@@ -18,8 +18,8 @@ export interface LoadOptions {
   baseDir?: string | undefined
   /** 'auto' may fall back to the CPU; an explicit device never does. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | undefined
-  /** Weights as held in memory; auto = bfloat16, as trained. */
-  dtype?: 'auto' | 'float32' | 'bfloat16' | undefined
+  /** Weights as held in memory; auto = bfloat16, as trained. int8 and int4 are rounded while loading. */
+  dtype?: 'auto' | WeightDtype | undefined
   /** CPU threads; default: physical cores available to this process. */
   threads?: number | undefined
   /** CPU instruction set to use, one that `nanochat-node/kernels` lists; default: the best. */
@@ -155,7 +155,7 @@ function checkOptions(options: LoadOptions): void {
 function checkOption(key: string, value: unknown): void {
   if (['modelTag', 'baseDir', 'tokenizerDir', 'isa'].includes(key) && typeof value !== 'string') throw invalidArg(key, 'a string', value)
   if (key === 'onProgress' && typeof value !== 'function') throw invalidArg(key, 'a function', value)
-  if (key === 'dtype' && !['auto', 'float32', 'bfloat16'].includes(String(value))) throw invalidArg(key, "'auto', 'float32' or 'bfloat16' (int8 and int4 are not in this version)", value)
+  if (key === 'dtype' && !['auto', 'float32', 'bfloat16', 'int8', 'int4'].includes(String(value))) throw invalidArg(key, "'auto', 'float32', 'bfloat16', 'int8' or 'int4'", value)
   if (key === 'device' && value !== 'auto' && value !== 'cpu') {
     if (/^cuda(:\d+)?$/.test(String(value))) throw new NanochatError('ERR_DEVICE_UNAVAILABLE', `Device ${String(value)} is not available: this version computes on the CPU only. Use device 'cpu' or 'auto'.`)
     throw invalidArg(key, "'auto', 'cpu', 'cuda' or 'cuda:<n>'", value)

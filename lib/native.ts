@@ -31,6 +31,9 @@ export interface TensorSource {
   offset: number
 }
 
+/** Of the matrices in memory. With int8 and int4 activations are rounded to int8 for each product, and the KV cache is bfloat16. */
+export type WeightDtype = 'float32' | 'bfloat16' | 'int8' | 'int4'
+
 export interface NativeSequence {
   readonly length: number
   fork(): NativeSequence
@@ -40,6 +43,8 @@ export interface NativeSequence {
 
 export interface NativeModel {
   readonly memoryBytes: number
+  /** Bytes of the matrices, which a decoding step reads once for all rows. */
+  readonly matrixBytes: number
   readonly numParams: number
   readonly threads: number
   readonly isa: string
@@ -62,7 +67,7 @@ export interface NativeJob<T> {
 }
 
 export interface NativeLoadOptions {
-  dtype: 'float32' | 'bfloat16'
+  dtype: WeightDtype
   threads: number                  // 0 = physical cores available to the process
   isa?: string                     // force one of info().isas
   onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
@@ -74,6 +79,7 @@ export interface MachineLimits {
   readBytesPerSecond: number
   float32FlopsPerSecond: number
   bfloat16FlopsPerSecond: number   // bf16 products, float32 sums
+  int8OpsPerSecond: number         // int8 products, int32 sums
 }
 
 /** Any of the two types of data a kernel works on; bfloat16 travels as its 16 bits. */
@@ -84,7 +90,7 @@ type Elements = Float32Array | Uint16Array
  * that took; every length is checked (ERR_INVALID_ARG). lib/kernels.ts has the shapes.
  */
 export interface NativeKernels {
-  packMatrix(outputs: number, k: number, w: Elements): object
+  packMatrix(outputs: number, k: number, w: Elements, dtype: WeightDtype): object
   matmul(isa: string, repeat: number, rows: number, epilogue: number, softcap: number, packed: object, x: Elements, y: Elements): number
   flashAttention(isa: string, repeat: number, heads: number, kvHeads: number, headDim: number, queries: number, keys: number, firstPosition: number,
     firstKey: number, window: number, scale: number, q: Elements, k: Elements, v: Elements, out: Elements): number

@@ -18,7 +18,7 @@ counting('d12 has the parameters and the bytes that its shapes say', () => {
   const spec = depthSpec(12)
   const description = native().describe(spec)
   assert.is(countParameters(description), 286_261_730)
-  const cost = costOf(spec, description.windows, 'bfloat16', 2 * 12 * 768 * 2)
+  const cost = costOf(spec, description.windows, 220_200_960, 2 * 12 * 768 * 2)
   assert.is(cost.weightBytesPerStep, (12 * 12 * 768 * 768 + 32768 * 768) * 2)
   assert.is(cost.kvBytesPerStep(256), 256 * 36_864, 'no window binds at 256')
   assert.is(cost.kvBytesPerStep(2000), (9 * 513 + 3 * 2000) * 36_864 / 12, 'S layers see 513 keys')
@@ -45,7 +45,7 @@ machine('its limits are measured for every instruction set, off the JavaScript t
     assert.ok(limits)
     assert.is(limits.threads, 1)
     assert.ok(limits.readBytesPerSecond > 1e8 && limits.readBytesPerSecond < 1e12, `${isa} reads ${limits.readBytesPerSecond}`)
-    for (const flops of [limits.float32FlopsPerSecond, limits.bfloat16FlopsPerSecond]) assert.ok(flops > 1e8 && flops < 1e13, `${isa} computes ${flops}`)
+    for (const flops of [limits.float32FlopsPerSecond, limits.bfloat16FlopsPerSecond, limits.int8OpsPerSecond]) assert.ok(flops > 1e8 && flops < 1e13, `${isa} computes ${flops}`)
   }
   clearInterval(timer)
   assert.ok(ticks > 5, `the event loop turned ${ticks} times`)

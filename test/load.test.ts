@@ -66,7 +66,7 @@ test('a tokenizer of another size is refused', () => withDir(async (dir) => {
 
 test('options that are unknown or wrong are errors', async () => {
   const wrong: [object, ErrorCode][] = [
-    [{ devise: 'cpu' }, 'ERR_INVALID_ARG'], [{ threads: 0 }, 'ERR_INVALID_ARG'], [{ threads: 1.5 }, 'ERR_INVALID_ARG'], [{ dtype: 'int8' }, 'ERR_INVALID_ARG'],
+    [{ devise: 'cpu' }, 'ERR_INVALID_ARG'], [{ threads: 0 }, 'ERR_INVALID_ARG'], [{ threads: 1.5 }, 'ERR_INVALID_ARG'], [{ dtype: 'int3' }, 'ERR_INVALID_ARG'],
     [{ dtype: 'float16' }, 'ERR_INVALID_ARG'], [{ isa: 'sse9' }, 'ERR_INVALID_ARG'], [{ signal: {} }, 'ERR_INVALID_ARG'], [{ onProgress: 1 }, 'ERR_INVALID_ARG'],
     [{ device: 'cuda' }, 'ERR_DEVICE_UNAVAILABLE'], [{ device: 'cuda:1' }, 'ERR_DEVICE_UNAVAILABLE'], [{ device: 'tpu' }, 'ERR_INVALID_ARG'],
     [{ modelTag: 'd12' }, 'ERR_INVALID_ARG'], [{ softcap: -1 }, 'ERR_INVALID_ARG'], [{ windowPattern: 'X' }, 'ERR_INVALID_ARG'], [{ ropeTable: 'int8' }, 'ERR_INVALID_ARG']

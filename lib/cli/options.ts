@@ -28,7 +28,7 @@ export const options: Record<string, Option> = {
   'max-tokens': { value: 'n', commands: loading, help: "tokens per answer; default: what is left of the model's context" },
   'no-tool': { commands: loading, help: 'run nothing the model writes between python tokens' },
   'device': { value: 'auto|cpu', commands: loading, help: 'also as --device-type' },
-  'dtype': { short: 'd', value: 'auto|float32|bfloat16', commands: loading, help: 'weights in memory; auto is bfloat16' },
+  'dtype': { short: 'd', value: 'auto|float32|bfloat16|int8|int4', commands: loading, help: 'weights in memory; auto is bfloat16' },
   'threads': { value: 'n', commands: loading, help: 'default: physical cores' },
   'softcap': { value: 'x', commands: ownModel, help: 'what some older checkpoints do not record, ...' },
   'window-pattern': { value: 'SSSL', commands: ownModel, help: '... likewise ...' },

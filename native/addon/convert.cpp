@@ -47,6 +47,15 @@ const Kernels& expect_kernels(const Napi::Value& value) {
   return *kernels;
 }
 
+ComputeType expect_compute_type(const Napi::Value& value) {
+  const std::string dtype = expect_string(value, "dtype");
+  if (dtype == "float32") return ComputeType::float32;
+  if (dtype == "bfloat16") return ComputeType::bfloat16;
+  if (dtype == "int8") return ComputeType::int8;
+  if (dtype == "int4") return ComputeType::int4;
+  throw_status(value.Env(), Status::error("ERR_INVALID_ARG", "Expected float32, bfloat16, int8 or int4 for dtype but received " + dtype + "."));
+}
+
 ModelSpec read_spec(const Napi::Value& value) {
   const Napi::Object o = expect_object(value, "spec");
   const Napi::Env env = value.Env();

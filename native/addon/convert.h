@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "cpu/weights.h"
 #include "model/config.h"
 
 namespace nanochat {
@@ -21,6 +22,7 @@ std::string expect_string(const Napi::Value& value, const char* name);
 double expect_number(const Napi::Value& value, const char* name, double least, double most);
 // The kernels of the instruction set that `value` names.
 const Kernels& expect_kernels(const Napi::Value& value);
+ComputeType expect_compute_type(const Napi::Value& value);
 int64_t expect_integer(const Napi::Value& value, const char* name, int64_t least, int64_t most);
 
 }  // namespace nanochat

@@ -8,7 +8,7 @@ namespace nanochat {
 // of repetitions, a shape and its arrays, the output last; it fills the output and returns nanoseconds.
 Napi::Object make_kernels(Napi::Env env);
 
-// packMatrix(outputs, k, w) -> a handle
+// packMatrix(outputs, k, w, dtype) -> a handle
 Napi::Value pack_matrix(const Napi::CallbackInfo& info);
 
 // matmul(isa, repeat, rows, epilogue, cap, packed, x, y)

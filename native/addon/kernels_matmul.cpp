@@ -1,36 +1,32 @@
 #include <algorithm>
+#include <cstring>
 #include <memory>
+#include <vector>
 
 #include "addon/arguments.h"
 #include "addon/kernels.h"
 #include "cpu/buffer.h"
+#include "cpu/weights.h"
 
 namespace nanochat {
 
 namespace {
 
-constexpr int kRowBlock = 48;  // as the forward pass takes them
-
-// A matrix (outputs, k) in panels of 64 outputs.
+// A matrix (outputs, k) and the memory it lies in.
 struct Packed {
-  bool is_bf16;
-  int outputs, k;
+  PackedMatrix matrix;
   Buffer data;
 };
 
 constexpr napi_type_tag kPackedTag = {0x9c4f1b7e2d6a4c83, 0xb1e05d3f7a928c46};
 
-int64_t panels_of(const Packed& w) { return (w.outputs + kPanel - 1) / kPanel; }
-
-// Lanes beyond the last output, and the other half of an odd k's last pair, are zero.
 template <class T> void pack_rows(const T* w, Packed* packed) {
-  constexpr int step = kStep<T>;
-  const int64_t panel = panel_elements<T>(packed->k);
-  packed->data = Buffer(static_cast<size_t>(panels_of(*packed) * panel) * sizeof(T));
-  T* out = packed->data.template as<T>();
-  std::fill_n(out, panels_of(*packed) * panel, from_float<T>(0.0f));
-  for (int64_t n = 0; n < packed->outputs; n++) {
-    for (int64_t k = 0; k < packed->k; k++) out[n / kPanel * panel + (k / step * kPanel + n % kPanel) * step + k % step] = w[n * packed->k + k];
+  const PackedMatrix& m = packed->matrix;
+  std::vector<float> row(static_cast<size_t>(m.k));
+  std::memset(packed->data.as<void>(), 0, packed->data.bytes());
+  for (int n = 0; n < m.outputs; n++) {
+    for (int k = 0; k < m.k; k++) row[static_cast<size_t>(k)] = to_float(w[static_cast<int64_t>(n) * m.k + k]);
+    pack_output(m.type, row.data(), m.k, n % kPanel, packed->data.as<uint8_t>() + n / kPanel * m.panel_size());
   }
 }
 
@@ -46,7 +42,21 @@ template <class T> Buffer pad_rows(const T* x, int64_t rows, int k) {
   return padded;
 }
 
-template <class T> Napi::Value matmul_of(Arguments& args, const Kernels& kernels, int64_t repeat, int64_t rows, Epilogue epilogue, float cap, const Packed& w) {
+// Calls f for every panel and block of rows with the part of a panel's arguments that all types share.
+template <class A, class F> void each_panel(const PackedMatrix& w, int64_t rows, Epilogue epilogue, float cap, const F& f) {
+  for (int64_t panel = 0; panel < w.panels(); panel++) {
+    for (int64_t row = 0; row < rows; row += kRowBlock) {
+      A a{};
+      a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
+      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
+      a.epilogue = epilogue;
+      a.cap = cap;
+      f(a, panel, row);
+    }
+  }
+}
+
+template <class T> Napi::Value matmul_of(Arguments& args, const Kernels& kernels, int64_t repeat, int64_t rows, Epilogue epilogue, float cap, const PackedMatrix& w) {
   const bool writes_t = epilogue == Epilogue::relu2;
   const int k = round_up(w.k, kStep<T>);
   const T* x = args.array<T>("x", rows * w.k);
@@ -58,23 +68,57 @@ template <class T> Napi::Value matmul_of(Arguments& args, const Kernels& kernels
     x = padded.template as<T>();
   }
   return timed(args.env(), repeat, [&] {
-    for (int64_t panel = 0; panel < panels_of(w); panel++) {
-      for (int64_t row = 0; row < rows; row += kRowBlock) {
-        MatmulPanel<T> a;
-        a.x = x + row * k;
-        a.x_stride = k;
-        a.w = w.data.template as<T>() + panel * panel_elements<T>(w.k);
-        a.y = static_cast<uint8_t*>(y) + (row * w.outputs + panel * kPanel) * y_size;
-        a.y_stride = w.outputs;
-        a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
-        a.k = k;
-        a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
-        a.epilogue = epilogue;
-        a.cap = cap;
-        kernels.of<T>().matmul_panel(a);
+    each_panel<MatmulPanel<T>>(w, rows, epilogue, cap, [&](MatmulPanel<T>& a, int64_t panel, int64_t row) {
+      a.x = x + row * k;
+      a.x_stride = k;
+      a.w = reinterpret_cast<const T*>(w.panel(panel));
+      a.k = k;
+      a.y = static_cast<uint8_t*>(y) + (row * w.outputs + panel * kPanel) * y_size;
+      a.y_stride = w.outputs;
+      kernels.of<T>().matmul_panel(a);
+    });
+  });
+}
+
+// Rows of `columns` values in groups of `group`, and their memory.
+struct OwnedRows {
+  OwnedRows(int64_t rows, int columns, int group) {
+    const int64_t stride = round_up(columns, kPanel);
+    values = Buffer(static_cast<size_t>(rows * stride));
+    groups = Buffer(static_cast<size_t>(rows * stride / group) * sizeof(ActivationGroup));
+    view = {values.as<int8_t>(), groups.as<ActivationGroup>(), stride, stride / group, group};
+  }
+  Buffer values, groups;
+  QuantizedRows view;
+};
+
+// x is rounded to int8 before the kernel runs; what relu2 rounds to int8 is made float32 again after.
+Napi::Value matmul_quantized(Arguments& args, const Kernels& kernels, int64_t repeat, int64_t rows, Epilogue epilogue, float cap, const PackedMatrix& w) {
+  const int group = group_size(w.format());
+  const float* x = args.array<float>("x", rows * w.k);
+  float* y = args.array<float>("y", rows * w.outputs);
+  OwnedRows inputs(rows, w.k, group), hidden(rows, epilogue == Epilogue::relu2 ? w.outputs : kPanel, group);
+  for (int64_t r = 0; r < rows; r++) kernels.quantized.quantize(x + r * w.k, w.k, inputs.view.at(r, 0));
+  const Napi::Value nanoseconds = timed(args.env(), repeat, [&] {
+    each_panel<QuantizedPanel>(w, rows, epilogue, cap, [&](QuantizedPanel& a, int64_t panel, int64_t row) {
+      a.x = inputs.view.at(row, 0);
+      a.w = w.panel(panel);
+      a.groups = groups_of(w.format(), w.k);
+      a.y = y + row * w.outputs + panel * kPanel;
+      a.y_stride = w.outputs;
+      if (epilogue == Epilogue::relu2) a.hidden = hidden.view.at(row, panel * kPanel);
+      w.type == ComputeType::int8 ? kernels.quantized.matmul_int8(a) : kernels.quantized.matmul_int4(a);
+    });
+  });
+  if (epilogue == Epilogue::relu2) {
+    for (int64_t r = 0; r < rows; r++) {
+      for (int n = 0; n < w.outputs; n++) {
+        const QuantizedRows at = hidden.view.at(r, n);
+        y[r * w.outputs + n] = at.groups->scale * static_cast<float>(*at.values);
       }
     }
-  });
+  }
+  return nanoseconds;
 }
 
 }  // namespace
@@ -83,13 +127,12 @@ Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
   Arguments args(info);
   const int outputs = args.integer("outputs", 1, kMostWidth), k = args.integer("k", 1, kMostWidth);
   auto packed = std::make_unique<Packed>();
-  packed->outputs = outputs;
-  packed->k = k;
-  packed->is_bf16 = with_type_of(args.at(2), [&](auto element) {
-    using T = decltype(element);
-    pack_rows(args.array<T>("w", static_cast<int64_t>(outputs) * k), packed.get());
-    return std::is_same<T, bf16>::value;
-  });
+  packed->matrix.type = expect_compute_type(args.at(3));
+  packed->matrix.outputs = outputs;
+  packed->matrix.k = k;
+  packed->data = Buffer(static_cast<size_t>(packed->matrix.panels() * packed->matrix.panel_size()));
+  packed->matrix.data = packed->data.as<uint8_t>();
+  with_type_of(args.at(2), [&](auto element) { pack_rows(args.array<decltype(element)>("w", static_cast<int64_t>(outputs) * k), packed.get()); });
   const int64_t bytes = static_cast<int64_t>(packed->data.bytes());
   const auto handle = Napi::External<Packed>::New(info.Env(), packed.get(), [bytes](Napi::BasicEnv env, Packed* data) {
     Napi::MemoryManagement::AdjustExternalMemory(env, -bytes);
@@ -109,8 +152,12 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   const float cap = args.number("softcap");
   const Napi::Value handle = args.next();
   if (!handle.IsExternal() || !handle.As<Napi::External<Packed>>().CheckTypeTag(&kPackedTag)) args.invalid("Expected a packed matrix for w.");
-  const Packed& w = *handle.As<Napi::External<Packed>>().Data();
-  return w.is_bf16 ? matmul_of<bf16>(args, kernels, repeat, rows, epilogue, cap, w) : matmul_of<float>(args, kernels, repeat, rows, epilogue, cap, w);
+  const PackedMatrix& w = handle.As<Napi::External<Packed>>().Data()->matrix;
+  switch (w.type) {
+    case ComputeType::float32: return matmul_of<float>(args, kernels, repeat, rows, epilogue, cap, w);
+    case ComputeType::bfloat16: return matmul_of<bf16>(args, kernels, repeat, rows, epilogue, cap, w);
+    default: return matmul_quantized(args, kernels, repeat, rows, epilogue, cap, w);
+  }
 }
 
 }  // namespace nanochat

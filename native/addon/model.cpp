@@ -140,6 +140,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "NativeModel", {
       InstanceAccessor<&NativeModel::memory_bytes>("memoryBytes"),
+      InstanceAccessor<&NativeModel::matrix_bytes>("matrixBytes"),
       InstanceAccessor<&NativeModel::num_params>("numParams"),
       InstanceAccessor<&NativeModel::threads>("threads"),
       InstanceAccessor<&NativeModel::isa>("isa"),
@@ -161,6 +162,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     const CpuModel& model = *runner_->model();
     config_ = model.config();
     memory_bytes_ = model.memory_bytes();
+    matrix_bytes_ = model.matrix_bytes();
     isa_ = model.isa();
     threads_ = runner_->pool().threads();
     kv_bytes_per_token_ = static_cast<int64_t>(model.page_pool()->page_bytes()) / kPage;
@@ -174,6 +176,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
 
  private:
   Napi::Value memory_bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(memory_bytes_)); }
+  Napi::Value matrix_bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(matrix_bytes_)); }
   Napi::Value threads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), threads_); }
   Napi::Value isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), isa_); }
   Napi::Value kv_bytes_per_token(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(kv_bytes_per_token_)); }
@@ -293,7 +296,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   std::shared_ptr<PagePool> page_pool_;
   std::unique_ptr<Napi::ObjectReference> disposed_;  // the promise of dispose()
   ModelConfig config_;
-  int64_t memory_bytes_ = 0, kv_bytes_per_token_ = 0;
+  int64_t memory_bytes_ = 0, matrix_bytes_ = 0, kv_bytes_per_token_ = 0;
   int threads_ = 1;
   const char* isa_ = "";
 };
@@ -306,11 +309,8 @@ struct LoadOptions {
 };
 
 void read_options(const Napi::Value& value, LoadOptions* options) {
-  const Napi::Env env = value.Env();
   const Napi::Object o = expect_object(value, "options");
-  const std::string dtype = expect_string(o.Get("dtype"), "dtype");
-  if (dtype != "float32" && dtype != "bfloat16") throw_invalid(env, "Expected float32 or bfloat16 for dtype but received " + dtype + ".");
-  options->type = dtype == "float32" ? ComputeType::float32 : ComputeType::bfloat16;
+  options->type = expect_compute_type(o.Get("dtype"));
   options->threads = static_cast<int>(expect_integer(o.Get("threads"), "threads", 0, 1024));
   if (options->threads == 0) options->threads = physical_cores();
   const Napi::Value isa = o.Get("isa");
@@ -334,7 +334,7 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options
   job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, cancelled = &job->cancelled]() -> Status {
     std::unique_ptr<TensorSource> source;
     Status status = make_source(&source);
-    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source), "model", "Use dtype bfloat16, a smaller model");
+    if (status.ok()) status = check_memory(weight_bytes(config, type, *source), "model", "Use a dtype of fewer bits, a smaller model");
     if (!status.ok()) return status;
     using Clock = std::chrono::steady_clock;
     Clock::time_point last;

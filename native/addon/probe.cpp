@@ -34,6 +34,7 @@ class ProbeWorker final : public Napi::AsyncWorker {
       entry.Set("readBytesPerSecond", limits_[i].read_bytes_per_s);
       entry.Set("float32FlopsPerSecond", limits_[i].f32_flops_per_s);
       entry.Set("bfloat16FlopsPerSecond", limits_[i].b16_flops_per_s);
+      entry.Set("int8OpsPerSecond", limits_[i].i8_ops_per_s);
       result.Set(static_cast<uint32_t>(i), entry);
     }
     deferred_.Resolve(result);

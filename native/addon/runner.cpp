@@ -123,7 +123,7 @@ void Runner::loop() {
       else if (job->cancelled) job->status = Status::error("ERR_ABORTED", "The job was aborted.");
       else job->status = job->work();
     } catch (const std::bad_alloc&) {
-      job->status = Status::error("ERR_OUT_OF_MEMORY", "Not enough memory. Use a smaller model, dtype bfloat16 or shorter prompts.");
+      job->status = Status::error("ERR_OUT_OF_MEMORY", "Not enough memory. Use a smaller model, a dtype of fewer bits or shorter prompts.");
     }
     if (closing_ && !job->status.ok()) job->status = Status::error("ERR_DISPOSED", "The model has been disposed.");
     const auto self = weak_from_this();

@@ -4,15 +4,28 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace nanochat {
 
 namespace {
 
-constexpr int kRowBlock = 48;        // rows of a product that one task takes
+constexpr int kLeastGroup = 32;        // of a row of quantised activations
 constexpr int64_t kSerialWork = 8192;  // elements below which waking the other threads costs more than it saves
 
-template <class T> class Forward final : public CpuModel {
+// Rows that enter a product of float32 or bf16.
+template <class T> struct PlainRows {
+  T* values;  // (rows, stride)
+  int64_t stride;
+  PlainRows at(int64_t row, int64_t column) const { return {values + row * stride + column, stride}; }
+};
+
+// T: queries, keys, values and the attention's output; X: what enters the matrix products, T itself or int8.
+template <class T, class X> class Forward final : public CpuModel {
+  static constexpr bool kQuantized = std::is_same<X, int8_t>::value;
+  using Norm = typename std::conditional<kQuantized, float, T>::type;  // the type that norm(x) is rounded to
+  using Rows = typename std::conditional<kQuantized, QuantizedRows, PlainRows<T>>::type;
+
  public:
   Forward(ModelConfig config, const Kernels* kernels, ThreadPool* pool) : CpuModel(std::move(config), kernels, pool), k_(kernels->of<T>()) {
     const int D = config_.head_dim;
@@ -26,9 +39,10 @@ template <class T> class Forward final : public CpuModel {
     }
   }
 
-  Status load(const TensorSource& source, const LoadContext& context) {
-    memory_bytes_ = weight_bytes<T>(config_, source);
-    return load_weights<T>(config_, source, context, &w_);
+  Status load(ComputeType type, const TensorSource& source, const LoadContext& context) {
+    memory_bytes_ = weight_bytes(config_, type, source);
+    matrix_bytes_ = nanochat::matrix_bytes(config_, type);
+    return load_weights(config_, type, source, context, &w_);
   }
 
   int64_t pass_bytes(const std::vector<BatchRow>& batch) const override {
@@ -39,8 +53,9 @@ template <class T> class Forward final : public CpuModel {
       tokens += row.count;
       pages += (length + row.count + kPage - 1) / kPage - (length + kPage - 1) / kPage;
     }
-    const int64_t floats = 3 * c.n_embd + c.qkv_dim() + c.head_dim, elements = 3 * c.n_embd + hidden_stride();
-    const int64_t per_token = floats * static_cast<int64_t>(sizeof(float)) + elements * static_cast<int64_t>(sizeof(T));
+    const int64_t floats = 3 * c.n_embd + c.qkv_dim() + c.head_dim;
+    const int64_t per_token = floats * static_cast<int64_t>(sizeof(float)) + 2 * c.n_embd * static_cast<int64_t>(sizeof(T)) +
+                              c.n_embd * static_cast<int64_t>(sizeof(Norm)) + row_bytes(input_stride()) + row_bytes(hidden_stride());
     return (tokens > capacity_ ? tokens * per_token : 0) + pages * static_cast<int64_t>(page_pool_->page_bytes());
   }
 
@@ -130,10 +145,11 @@ template <class T> class Forward final : public CpuModel {
     qkv_ = floats(c.qkv_dim());
     cos_ = floats(c.head_dim / 2);
     sin_ = floats(c.head_dim / 2);
-    n_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(T));
+    n_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(Norm));
     q_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(T));
     y_ = Buffer(static_cast<size_t>(T_ * c.n_embd) * sizeof(T));
-    hidden_ = Buffer(static_cast<size_t>(T_ * hidden_stride()) * sizeof(T));
+    if (kQuantized) inputs_ = Buffer(static_cast<size_t>(T_ * row_bytes(input_stride())));
+    hidden_ = Buffer(static_cast<size_t>(T_ * row_bytes(hidden_stride())));
     std::memset(hidden_.template as<void>(), 0, hidden_.bytes());  // note: an odd width is padded to whole steps of k
     capacity_ = T_;
   }
@@ -147,22 +163,24 @@ template <class T> class Forward final : public CpuModel {
     rope_table();
     embed();
     for (int l = 0; l < c.n_layer; l++) {
-      const LayerWeights<T>& layer = w_.layers[static_cast<size_t>(l)];
+      const LayerWeights& layer = w_.layers[static_cast<size_t>(l)];
       if (aborted()) return abort;
       each_token(C, [&](int64_t t) {                                   // x = resid_lambda x + x0_lambda x0;  n = norm(x)
         if (c.has_lambdas) kernels_->mix(x(t), x0(t), C, layer.resid_lambda, layer.x0_lambda);
-        k_.rms_norm(x(t), C, c.norm_eps, n(t));
+        norm(t, t, layer.c_qkv);
       });
-      matmul(layer.c_qkv, n(0), C, T_(), Epilogue::store, qkv(0), c.qkv_dim());
+      matmul(layer.c_qkv, inputs(layer.c_qkv, n(0)), T_(), Epilogue::store, qkv(0), c.qkv_dim());
       if (aborted()) return abort;
       append_keys_and_values(l, layer);
       attention(l);
       if (aborted()) return abort;
-      matmul(layer.c_proj, y(0), C, T_(), Epilogue::add, x(0), C);     // x = x + c_proj y
-      each_token(C, [&](int64_t t) { k_.rms_norm(x(t), C, c.norm_eps, n(t)); });
-      matmul(layer.c_fc, n(0), C, T_(), Epilogue::relu2, hidden_.template as<T>(), hidden_stride());
+      if (kQuantized) each_token(C, [&](int64_t t) { quantize_attention(t, layer.c_proj); });
+      matmul(layer.c_proj, inputs(layer.c_proj, y(0)), T_(), Epilogue::add, x(0), C);     // x = x + c_proj y
+      each_token(C, [&](int64_t t) { norm(t, t, layer.c_fc); });
+      const Rows hidden = hidden_of(layer.mlp_c_proj);
+      relu2(layer.c_fc, inputs(layer.c_fc, n(0)), T_(), hidden);
       if (aborted()) return abort;
-      matmul(layer.mlp_c_proj, hidden_.template as<T>(), hidden_stride(), T_(), Epilogue::add, x(0), C);
+      matmul(layer.mlp_c_proj, hidden, T_(), Epilogue::add, x(0), C);
       if (c.has_smear && l == c.n_layer / 2) std::copy_n(x(0), T_() * C, x_backout_.template as<float>());
     }
     if (aborted()) return abort;
@@ -208,7 +226,7 @@ template <class T> class Forward final : public CpuModel {
   }
 
   // q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache, q to q_.
-  void append_keys_and_values(int l, const LayerWeights<T>& layer) {
+  void append_keys_and_values(int l, const LayerWeights& layer) {
     const auto& c = config_;
     const int D = c.head_dim, K = c.n_kv_head, group = c.n_head / K;
     each(static_cast<int64_t>(batch_->size()) * K, T_() * c.qkv_dim(), [&](int64_t task) {
@@ -230,7 +248,7 @@ template <class T> class Forward final : public CpuModel {
         if (c.has_value_embedding(l)) {
           const Table& table = layer.value_embeds;
           const uint8_t* value = static_cast<const uint8_t*>(table.row(token.id)) + static_cast<int64_t>(h) * D * (table.is_bf16 ? 2 : 4);
-          k_.gated_value(v, value, table.is_bf16, D, layer.ve_gate.data() + h * c.ve_gate_channels, n(t), c.ve_gate_channels, c.ve_gate_scale);
+          kernels_->of<Norm>().gated_value(v, value, table.is_bf16, D, layer.ve_gate.data() + h * c.ve_gate_channels, n(t), c.ve_gate_channels, c.ve_gate_scale);
         }
         T* page = static_cast<T*>(row.sequence->page(token.position / kPage));
         k_.append_kv(k, v, D, static_cast<int>(token.position % kPage), page + key_offset(l, h), page + value_offset(l, h));
@@ -265,29 +283,87 @@ template <class T> class Forward final : public CpuModel {
     each(rows, rows * C, [&](int64_t i) {
       const int64_t t = logits_tokens_[static_cast<size_t>(i)];
       if (c.has_smear) kernels_->mix(x(t), x_backout_.template as<float>() + t * C, C, 1.0f, -w_.backout_lambda);
-      k_.rms_norm(x(t), C, c.norm_eps, n(i));
+      norm(t, i, w_.lm_head);
     });
-    matmul(w_.lm_head, n(0), C, rows, Epilogue::softcap, out, c.vocab_size, c.softcap);
+    matmul(w_.lm_head, inputs(w_.lm_head, n(0)), rows, Epilogue::softcap, out, c.vocab_size, c.softcap);
+  }
+
+  // Row i of the inputs of `next` = norm(x(t)).
+  void norm(int64_t t, int64_t i, const PackedMatrix& next) {
+    kernels_->of<Norm>().rms_norm(x(t), config_.n_embd, config_.norm_eps, n(i));
+    if constexpr (kQuantized) kernels_->quantized.quantize(n(i), config_.n_embd, inputs(next, n(0)).at(i, 0));
+  }
+
+  // Row t of the inputs of `next` = y(t), by way of n(t).
+  void quantize_attention(int64_t t, const PackedMatrix& next) {
+    if constexpr (kQuantized) {
+      for (int c = 0; c < config_.n_embd; c++) n(t)[c] = to_float(y(t)[c]);
+      kernels_->quantized.quantize(n(t), config_.n_embd, inputs(next, n(0)).at(t, 0));
+    }
+  }
+
+  // The rows that enter the product with w: `values` (T, C), or what they were quantised to.
+  template <class V> Rows inputs(const PackedMatrix& w, V* values) {
+    if constexpr (kQuantized) return quantized_rows(inputs_, input_stride(), w);
+    else return {values, config_.n_embd};
+  }
+
+  Rows hidden_of(const PackedMatrix& w) {
+    if constexpr (kQuantized) return quantized_rows(hidden_, hidden_stride(), w);
+    else return {hidden_.template as<T>(), hidden_stride()};
+  }
+
+  // A buffer's rows of `stride` values, and behind them their groups, in groups as w has them.
+  QuantizedRows quantized_rows(Buffer& buffer, int64_t stride, const PackedMatrix& w) {
+    int8_t* values = buffer.as<int8_t>();
+    const int group = group_size(w.format());
+    return {values, reinterpret_cast<ActivationGroup*>(values + capacity_ * stride), stride, stride / group, group};
   }
 
   // y (rows, outputs) = epilogue(x w^T); x (rows, k)
-  void matmul(const PackedMatrix<T>& w, const T* x, int64_t x_stride, int64_t rows, Epilogue epilogue, void* y, int64_t y_stride, float cap = 0) {
-    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-    const size_t y_size = epilogue == Epilogue::relu2 ? sizeof(T) : sizeof(float);
-    pool_->run(w.panels() * blocks, [&](int64_t task) {
-      const int64_t panel = task / blocks, row = task % blocks * kRowBlock;
-      MatmulPanel<T> a;
-      a.x = x + row * x_stride;
-      a.x_stride = x_stride;
-      a.w = w.panel(panel);
-      a.y = static_cast<uint8_t*>(y) + (row * y_stride + panel * kPanel) * y_size;
+  void matmul(const PackedMatrix& w, const Rows& x, int64_t rows, Epilogue epilogue, float* y, int64_t y_stride, float cap = 0) {
+    each_panel(w, x, rows, [&](auto& a, int64_t panel, int64_t row) {
+      a.y = y + row * y_stride + panel * kPanel;
       a.y_stride = y_stride;
-      a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
-      a.k = round_up(w.k, kStep<T>);
-      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
       a.epilogue = epilogue;
       a.cap = cap;
-      k_.matmul_panel(a);
+    });
+  }
+
+  // hidden (rows, outputs) = relu(x w^T)^2
+  void relu2(const PackedMatrix& w, const Rows& x, int64_t rows, const Rows& hidden) {
+    each_panel(w, x, rows, [&](auto& a, int64_t panel, int64_t row) {
+      if constexpr (kQuantized) {
+        a.hidden = hidden.at(row, panel * kPanel);
+      } else {
+        a.y = hidden.at(row, panel * kPanel).values;
+        a.y_stride = hidden.stride;
+      }
+      a.epilogue = Epilogue::relu2;
+    });
+  }
+
+  // One task for each panel and block of rows; set_output says where its results go.
+  template <class F> void each_panel(const PackedMatrix& w, const Rows& x, int64_t rows, const F& set_output) {
+    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+    pool_->run(w.panels() * blocks, [&](int64_t task) {
+      const int64_t panel = task / blocks, row = task % blocks * kRowBlock;
+      typename std::conditional<kQuantized, QuantizedPanel, MatmulPanel<T>>::type a{};
+      a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
+      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
+      set_output(a, panel, row);
+      if constexpr (kQuantized) {
+        a.x = x.at(row, 0);
+        a.w = w.panel(panel);
+        a.groups = groups_of(w.format(), w.k);
+        w.type == ComputeType::int8 ? kernels_->quantized.matmul_int8(a) : kernels_->quantized.matmul_int4(a);
+      } else {
+        a.x = x.at(row, 0).values;
+        a.x_stride = x.stride;
+        a.w = reinterpret_cast<const T*>(w.panel(panel));
+        a.k = round_up(w.k, kStep<T>);
+        k_.matmul_panel(a);
+      }
     });
   }
 
@@ -300,17 +376,19 @@ template <class T> class Forward final : public CpuModel {
   template <class F> void each_token(int64_t work_per_token, const F& f) { each(T_(), T_() * work_per_token, f); }
 
   int64_t T_() const { return static_cast<int64_t>(tokens_.size()); }
-  int64_t hidden_stride() const { return round_up(config_.mlp_hidden, 2); }
+  int64_t input_stride() const { return kQuantized ? round_up(config_.n_embd, kPanel) : 0; }
+  int64_t hidden_stride() const { return round_up(config_.mlp_hidden, kQuantized ? kPanel : 2); }
+  int64_t row_bytes(int64_t stride) const { return stride * static_cast<int64_t>(sizeof(X)) + (kQuantized ? stride / kLeastGroup * static_cast<int64_t>(sizeof(ActivationGroup)) : 0); }
   float* x(int64_t t) { return x_.template as<float>() + t * config_.n_embd; }
   float* x0(int64_t t) { return x0_.template as<float>() + t * config_.n_embd; }
-  T* n(int64_t t) { return n_.template as<T>() + t * config_.n_embd; }
+  Norm* n(int64_t t) { return n_.template as<Norm>() + t * config_.n_embd; }
   T* y(int64_t t) { return y_.template as<T>() + t * config_.n_embd; }
   float* qkv(int64_t t) { return qkv_.template as<float>() + t * config_.qkv_dim(); }
   int64_t key_offset(int l, int h) const { return l * layer_elements_ + h * (key_elements_ + value_elements_); }
   int64_t value_offset(int l, int h) const { return key_offset(l, h) + key_elements_; }
 
   const KernelsOf<T>& k_;
-  Weights<T> w_;
+  Weights w_;
   std::vector<float> inv_freq_;                                     // (D / 2)
   int64_t key_elements_, value_elements_, layer_elements_;  // of a page: one kv head's keys, values; a layer
 
@@ -323,14 +401,16 @@ template <class T> class Forward final : public CpuModel {
   Buffer x_, x0_, x_backout_;             // (T, C) float
   Buffer qkv_;                            // (T, (H + 2K) D) float
   Buffer cos_, sin_;                      // (T, D / 2) float
-  Buffer n_, q_, y_;                      // (T, C) T
-  Buffer hidden_;                         // (T, mlp_hidden) T
+  Buffer n_;                              // (T, C) Norm
+  Buffer q_, y_;                          // (T, C) T
+  Buffer inputs_;                         // (T, C) int8 and their groups
+  Buffer hidden_;                         // (T, mlp_hidden) X, and their groups
 };
 
-template <class T>
-Status load_as(const ModelConfig& config, const TensorSource& source, const Kernels* kernels, const LoadContext& context, std::unique_ptr<CpuModel>* model) {
-  auto loaded = std::make_unique<Forward<T>>(config, kernels, context.pool);
-  Status status = loaded->load(source, context);
+template <class T, class X>
+Status load_as(const ModelConfig& config, ComputeType type, const TensorSource& source, const Kernels* kernels, const LoadContext& context, std::unique_ptr<CpuModel>* model) {
+  auto loaded = std::make_unique<Forward<T, X>>(config, kernels, context.pool);
+  Status status = loaded->load(type, source, context);
   if (status.ok()) *model = std::move(loaded);
   return status;
 }
@@ -339,11 +419,11 @@ Status load_as(const ModelConfig& config, const TensorSource& source, const Kern
 
 Status load_cpu_model(const ModelConfig& config, ComputeType type, const TensorSource& source, const Kernels* kernels,
                       const LoadContext& context, std::unique_ptr<CpuModel>* model) {
-  return type == ComputeType::float32 ? load_as<float>(config, source, kernels, context, model) : load_as<bf16>(config, source, kernels, context, model);
-}
-
-int64_t cpu_model_bytes(const ModelConfig& config, ComputeType type, const TensorSource& source) {
-  return type == ComputeType::float32 ? weight_bytes<float>(config, source) : weight_bytes<bf16>(config, source);
+  switch (type) {
+    case ComputeType::float32: return load_as<float, float>(config, type, source, kernels, context, model);
+    case ComputeType::bfloat16: return load_as<bf16, bf16>(config, type, source, kernels, context, model);
+    default: return load_as<bf16, int8_t>(config, type, source, kernels, context, model);
+  }
 }
 
 }  // namespace nanochat

@@ -37,6 +37,8 @@ class CpuModel {
   const ModelConfig& config() const { return config_; }
   const std::shared_ptr<PagePool>& page_pool() const { return page_pool_; }
   int64_t memory_bytes() const { return memory_bytes_; }
+  // Bytes of the matrices, which a decoding step reads once for all rows.
+  int64_t matrix_bytes() const { return matrix_bytes_; }
   const char* isa() const { return kernels_->isa; }
 
  protected:
@@ -46,16 +48,11 @@ class CpuModel {
   const Kernels* kernels_;
   ThreadPool* pool_;
   std::shared_ptr<PagePool> page_pool_;
-  int64_t memory_bytes_ = 0;
+  int64_t memory_bytes_ = 0, matrix_bytes_ = 0;
 };
-
-enum class ComputeType { float32, bfloat16 };
 
 // Loads a model. `pool` must outlive it.
 Status load_cpu_model(const ModelConfig& config, ComputeType type, const TensorSource& source, const Kernels* kernels,
                       const LoadContext& context, std::unique_ptr<CpuModel>* model);
-
-// Bytes that load_cpu_model will take.
-int64_t cpu_model_bytes(const ModelConfig& config, ComputeType type, const TensorSource& source);
 
 }  // namespace nanochat

@@ -11,6 +11,7 @@
 namespace nanochat {
 
 constexpr int kPanel = 64;  // outputs whose weights are packed together: 4 AVX-512 vectors
+constexpr int kRowBlock = 48;  // rows of a product that one call takes at most
 constexpr int kPage = 64;   // keys in one page of the KV cache
 
 // Elements of k that one step of a chain takes.
@@ -38,6 +39,53 @@ template <class T> struct MatmulPanel {
   int64_t y_stride;
   int rows, k;
   int outputs;       // 1..64 real ones in this panel
+  Epilogue epilogue;
+  float cap;
+};
+
+// Weights of few bits. A panel is a sequence of groups along k, each with one scale for each of its 64 outputs; weight =
+// scale * code. A group: 64 bf16 scales, then the codes. For int8 they are bytes q + 128, q = -127..127, (G / 4, 64, 4).
+// For int4 they are indices into kInt4Codes, two in a byte, (G / 8, 64, 4): the lower half at k, the upper at k + 4.
+enum class WeightFormat { int8, int4 };
+
+constexpr int group_size(WeightFormat format) { return format == WeightFormat::int8 ? 64 : 32; }
+constexpr int64_t group_bytes(WeightFormat format) { return kPanel * (2 + group_size(format) / (format == WeightFormat::int8 ? 1 : 2)); }
+constexpr int64_t groups_of(WeightFormat format, int k) { return (k + group_size(format) - 1) / group_size(format); }
+constexpr int64_t panel_bytes(WeightFormat format, int k) { return groups_of(format, k) * group_bytes(format); }
+
+// The 16 weights of int4, before the scale: the levels of least squared error for normally distributed weights whose
+// largest in 32 has the first or the last level. note: the scale may be negative.
+constexpr int kInt4Codes[16] = {-127, -101, -79, -62, -47, -34, -21, -9, 2, 14, 25, 37, 50, 65, 83, 107};
+
+// One group of a quantised row of activations: x = scale * value.
+struct ActivationGroup {
+  float scale;
+  int32_t offset;  // -128 * the sum of its values: what weights stored as q + 128 add too much
+};
+
+// Rows of activations in groups of `group` values, the last one filled up with zeros.
+struct QuantizedRows {
+  int8_t* values;           // (rows, stride)
+  ActivationGroup* groups;  // (rows, stride / group)
+  int64_t stride;           // a multiple of group
+  int64_t groups_stride;    // stride / group
+  int group;
+  QuantizedRows at(int64_t row, int64_t column) const {
+    return {values + row * stride + column, groups + row * groups_stride + column / group, stride, groups_stride, group};
+  }
+};
+
+// y[r][n] = epilogue(sum over groups of w_scale[n] * x_scale[r] * sum_k q[n][k] * x[r][k]): the inner sum in integers, the
+// outer one chain of fused multiply-adds over ascending groups
+struct QuantizedPanel {
+  QuantizedRows x;   // values of -127..127 in the format's groups
+  const uint8_t* w;  // packed panel
+  void* y;           // as in MatmulPanel; not used by relu2
+  int64_t y_stride;
+  QuantizedRows hidden;  // where relu2 writes, in groups of 32 or 64; all 64 columns exist
+  int rows;              // 1..kRowBlock
+  int64_t groups;
+  int outputs;
   Epilogue epilogue;
   float cap;
 };
@@ -84,17 +132,27 @@ template <class T> struct KernelsOf {
   void (*convert)(const float* x, int64_t count, T* out);
 };
 
+struct QuantizedKernels {
+  // values = x / scale to the nearest, scale = the group's largest |x| / 127; k up to the last group's end is zero
+  void (*quantize)(const float* x, int k, const QuantizedRows& row);
+
+  void (*matmul_int8)(const QuantizedPanel& a);
+  void (*matmul_int4)(const QuantizedPanel& a);
+};
+
 // Loops that run at the machine's limits (cpu/probe.h).
 struct ProbeKernels {
-  float (*read)(const float* data, int64_t count, int streams);
+  float (*read)(const float* data, int64_t count, int streams);  // streams: 4, 1, or 0 for one asked for ahead
   double (*f32_products)(const float* x, const float* start, int64_t steps, float* sum);
   double (*b16_products)(const bf16* x, const float* start, int64_t steps, float* sum);
+  double (*i8_products)(const int8_t* x, const float* start, int64_t steps, float* sum);
 };
 
 struct Kernels {
   const char* isa;
   KernelsOf<float> f32;
   KernelsOf<bf16> b16;
+  QuantizedKernels quantized;
 
   // x = norm(row): a table row of bf16 or float32 to float32 (C)
   void (*embed)(const void* row, bool row_is_bf16, int C, float eps, float* x);

@@ -23,20 +23,23 @@ std::atomic<float> sink{0};
 
 double read_bytes_per_s(const Kernels& kernels, ThreadPool* pool, const Buffer& memory) {
   double best = 0;
-  for (int trial = 0; trial < 2 * kTrials; trial++) {
-    const int streams = trial % 2 ? 4 : 1;
+  for (int trial = 0; trial < 3 * kTrials; trial++) {
+    const int streams[] = {0, 1, 4};
     const auto start = std::chrono::steady_clock::now();
     pool->run(static_cast<int64_t>(kReadBytes / sizeof(float)) / kChunk, [&](int64_t task) {
-      sink.store(kernels.probe.read(memory.as<float>() + task * kChunk, kChunk, streams), std::memory_order_relaxed);
+      sink.store(kernels.probe.read(memory.as<float>() + task * kChunk, kChunk, streams[trial % 3]), std::memory_order_relaxed);
     });
     best = std::max(best, static_cast<double>(kReadBytes) / seconds_since(start));
   }
   return best;
 }
 
+template <class T> T one_half() { return from_float<T>(0.5f); }
+template <> int8_t one_half<int8_t>() { return 64; }
+
 template <class T>
 double flops_per_s(double (*products)(const T* x, const float* start, int64_t steps, float* sum), ThreadPool* pool) {
-  const std::vector<T> x(256, from_float<T>(0.5f));
+  const std::vector<T> x(256, one_half<T>());
   const std::vector<float> start(1024, 1.0f);
   const auto measure = [&](int64_t steps) {
     std::vector<double> flops(static_cast<size_t>(pool->threads()));
@@ -69,6 +72,7 @@ std::vector<MachineLimits> measure_limits(const Kernels& kernels, const std::vec
     of.threads = count;
     of.f32_flops_per_s = flops_per_s(kernels.probe.f32_products, &pool);
     of.b16_flops_per_s = flops_per_s(kernels.probe.b16_products, &pool);
+    of.i8_ops_per_s = flops_per_s(kernels.probe.i8_products, &pool);
     of.read_bytes_per_s = read_bytes_per_s(kernels, &pool, memory);
     limits.push_back(of);
   }

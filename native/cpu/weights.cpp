@@ -1,7 +1,9 @@
 #include "cpu/weights.h"
 
 #include <algorithm>
-#include <type_traits>
+#include <cstring>
+
+#include "cpu/quantize.h"
 
 namespace nanochat {
 
@@ -13,12 +15,29 @@ constexpr int64_t kGroupElements = 4 << 20;
 // The tensors that are packed into one matrix, one below the other.
 using Stack = std::vector<StoredTensor>;
 
-template <class T> class Loader {
- public:
-  Loader(const TensorSource& source, const LoadContext& context, int64_t total) : source_(source), context_(context), total_(total) {}
+int64_t size_of_panel(ComputeType type, int k) {
+  switch (type) {
+    case ComputeType::float32: return panel_elements<float>(k) * static_cast<int64_t>(sizeof(float));
+    case ComputeType::bfloat16: return panel_elements<bf16>(k) * static_cast<int64_t>(sizeof(bf16));
+    case ComputeType::int8: return panel_bytes(WeightFormat::int8, k);
+    default: return panel_bytes(WeightFormat::int4, k);
+  }
+}
 
-  Status matrix(const std::vector<std::pair<std::string, int>>& parts, int k, PackedMatrix<T>* out) {
+// weights (k) -> (k / step, 64, step)
+template <class T> void pack_lane(const float* weights, int k, int lane, T* panel) {
+  constexpr int step = kStep<T>;
+  for (int i = 0; i < k; i++) panel[(i / step * kPanel + lane) * step + i % step] = from_float<T>(weights[i]);
+}
+
+class Loader {
+ public:
+  Loader(const TensorSource& source, ComputeType type, const LoadContext& context, int64_t total, Buffer* matrices)
+      : source_(source), type_(type), context_(context), total_(total), next_matrix_(matrices->as<uint8_t>()) {}
+
+  Status matrix(const std::vector<std::pair<std::string, int>>& parts, int k, PackedMatrix* out) {
     Stack stack;
+    out->type = type_;
     out->outputs = 0;
     out->k = k;
     for (const auto& part : parts) {
@@ -28,14 +47,16 @@ template <class T> class Loader {
       stack.push_back(tensor);
       out->outputs += part.second;
     }
-    out->data = Buffer(static_cast<size_t>(out->panels() * panel_elements<T>(k)) * sizeof(T));
-    T* data = out->data.template as<T>();
+    const int64_t panel_size = out->panel_size(), bytes = out->panels() * panel_size;
+    uint8_t* data = next_matrix_;
+    next_matrix_ += bytes;
+    out->data = data;
     const int outputs = out->outputs;
     const auto end_of = [outputs](int64_t panel) { return std::min<int64_t>(outputs, panel * kPanel); };
     in_groups(out->panels(), static_cast<int64_t>(kPanel) * k, [&](int64_t panel) {
-      pack_panel(stack, panel * kPanel, end_of(panel + 1), k, data + panel * panel_elements<T>(k));
+      pack_panel(stack, panel * kPanel, end_of(panel + 1), k, data + panel * panel_size);
     }, [&](int64_t from, int64_t to) { release(stack, end_of(from), end_of(to)); });
-    return advance(out->data.bytes());
+    return advance(bytes);
   }
 
   Status table(const std::string& name, int64_t rows, int64_t width, Table* out) {
@@ -43,14 +64,14 @@ template <class T> class Loader {
     Status status = source_.find(name, rows, width, &tensor);
     if (!status.ok()) return status;
     out->width = width;
-    out->is_bf16 = std::is_same<T, bf16>::value || tensor.type == StoredType::b16;
+    out->is_bf16 = type_ != ComputeType::float32 || tensor.type == StoredType::b16;
     const int64_t row_bytes = width * (out->is_bf16 ? 2 : 4);
     out->data = Buffer(static_cast<size_t>(rows * row_bytes));
     const auto end_of = [rows](int64_t task) { return std::min(rows, task * kTableRowsPerTask); };
     in_groups((rows + kTableRowsPerTask - 1) / kTableRowsPerTask, kTableRowsPerTask * width, [&](int64_t task) {
       copy_rows(tensor, end_of(task), end_of(task + 1), *out);
     }, [&](int64_t from, int64_t to) { tensor.release_rows(end_of(from), end_of(to)); });
-    return advance(out->data.bytes());
+    return advance(rows * row_bytes);
   }
 
   Status small(const std::string& name, int64_t rows, int64_t columns, std::vector<float>* out) { return source_.read_all(name, rows, columns, out); }
@@ -74,28 +95,23 @@ template <class T> class Loader {
     }
   }
 
-  Status advance(size_t bytes) {
+  Status advance(int64_t bytes) {
     if (*context_.cancelled) return Status::error("ERR_ABORTED", "Loading was aborted.");
-    done_ += static_cast<int64_t>(bytes);
+    done_ += bytes;
     if (context_.on_progress) context_.on_progress(done_, total_);
     return {};
   }
 
-  // Outputs [from, to) of the stack -> (k / step, 64, step); the lanes beyond are zero.
-  static void pack_panel(const Stack& stack, int64_t from, int64_t to, int k, T* out) {
-    constexpr int step = kStep<T>;
-    std::vector<float> row(static_cast<size_t>(round_up(k, step)), 0.0f);
-    std::fill_n(out, panel_elements<T>(k), from_float<T>(0.0f));
+  // Outputs [from, to) of the stack to the lanes of a panel; the lanes beyond are zero.
+  void pack_panel(const Stack& stack, int64_t from, int64_t to, int k, uint8_t* panel) const {
+    std::vector<float> row(static_cast<size_t>(k));
+    std::memset(panel, 0, static_cast<size_t>(size_of_panel(type_, k)));
     for (int64_t output = from; output < to; output++) {
       int64_t stored_row = output;
       size_t part = 0;
       while (stored_row >= stack[part].rows) stored_row -= stack[part++].rows;
       stack[part].read_row(stored_row, row.data());
-      T* lane = out + (output - from) * step;
-      for (int i = 0; i < k; i += step) {
-        for (int e = 0; e < step; e++) lane[e] = from_float<T>(row[static_cast<size_t>(i + e)]);
-        lane += kPanel * step;
-      }
+      pack_output(type_, row.data(), k, static_cast<int>(output - from), panel);
     }
   }
 
@@ -123,35 +139,53 @@ template <class T> class Loader {
   }
 
   const TensorSource& source_;
+  ComputeType type_;
   const LoadContext& context_;
   int64_t total_, done_ = 0;
+  uint8_t* next_matrix_;
 };
 
 }  // namespace
 
-template <class T> int64_t weight_bytes(const ModelConfig& c, const TensorSource& source) {
-  const auto packed = [](int64_t outputs, int k) { return (outputs + kPanel - 1) / kPanel * panel_elements<T>(k) * static_cast<int64_t>(sizeof(T)); };
+void pack_output(ComputeType type, const float* weights, int k, int lane, uint8_t* panel) {
+  switch (type) {
+    case ComputeType::float32: return pack_lane(weights, k, lane, reinterpret_cast<float*>(panel));
+    case ComputeType::bfloat16: return pack_lane(weights, k, lane, reinterpret_cast<bf16*>(panel));
+    case ComputeType::int8: return quantize_weights(WeightFormat::int8, weights, k, lane, panel);
+    case ComputeType::int4: return quantize_weights(WeightFormat::int4, weights, k, lane, panel);
+  }
+}
+
+int64_t PackedMatrix::panel_size() const { return size_of_panel(type, k); }
+
+int64_t matrix_bytes(const ModelConfig& c, ComputeType type) {
+  const auto packed = [&](int64_t outputs, int k) { return (outputs + kPanel - 1) / kPanel * size_of_panel(type, k); };
+  return packed(c.vocab_size, c.n_embd) +
+         c.n_layer * (packed(c.qkv_dim(), c.n_embd) + packed(c.n_embd, c.n_embd) + packed(c.mlp_hidden, c.n_embd) + packed(c.n_embd, c.mlp_hidden));
+}
+
+int64_t weight_bytes(const ModelConfig& c, ComputeType type, const TensorSource& source) {
   const auto table = [&](const std::string& name, int64_t width) {
     StoredTensor tensor;
-    const bool is_bf16 = std::is_same<T, bf16>::value || (source.find(name, c.vocab_size, width, &tensor).ok() && tensor.type == StoredType::b16);
+    const bool is_bf16 = type != ComputeType::float32 || (source.find(name, c.vocab_size, width, &tensor).ok() && tensor.type == StoredType::b16);
     return c.vocab_size * width * (is_bf16 ? 2 : 4);
   };
-  int64_t bytes = table("transformer.wte.weight", c.n_embd) + packed(c.vocab_size, c.n_embd);
+  int64_t bytes = matrix_bytes(c, type) + table("transformer.wte.weight", c.n_embd);
   for (int l = 0; l < c.n_layer; l++) {
-    bytes += packed(c.qkv_dim(), c.n_embd) + packed(c.n_embd, c.n_embd) + packed(c.mlp_hidden, c.n_embd) + packed(c.n_embd, c.mlp_hidden);
     if (c.has_value_embedding(l)) bytes += table("value_embeds." + std::to_string(l) + ".weight", c.kv_dim());
   }
   return bytes;
 }
 
-template <class T> Status load_weights(const ModelConfig& c, const TensorSource& source, const LoadContext& context, Weights<T>* w) {
-  Loader<T> loader(source, context, weight_bytes<T>(c, source));
+Status load_weights(const ModelConfig& c, ComputeType type, const TensorSource& source, const LoadContext& context, Weights* w) {
+  w->matrices = Buffer(static_cast<size_t>(matrix_bytes(c, type)));
+  Loader loader(source, type, context, weight_bytes(c, type, source), &w->matrices);
   const int C = c.n_embd, L = c.n_layer, q_dim = c.n_head * c.head_dim, kv_dim = c.kv_dim();
   Status status = loader.table("transformer.wte.weight", c.vocab_size, C, &w->wte);
   if (!status.ok()) return status;
   w->layers.resize(static_cast<size_t>(L));
   for (int l = 0; l < L; l++) {
-    LayerWeights<T>& layer = w->layers[static_cast<size_t>(l)];
+    LayerWeights& layer = w->layers[static_cast<size_t>(l)];
     const std::string h = "transformer.h." + std::to_string(l);
     status = loader.matrix({{h + ".attn.c_q.weight", q_dim}, {h + ".attn.c_k.weight", kv_dim}, {h + ".attn.c_v.weight", kv_dim}}, C, &layer.c_qkv);
     if (status.ok()) status = loader.matrix({{h + ".attn.c_proj.weight", C}}, C, &layer.c_proj);
@@ -171,10 +205,5 @@ template <class T> Status load_weights(const ModelConfig& c, const TensorSource&
   }
   return loader.matrix({{"lm_head.weight", c.vocab_size}}, C, &w->lm_head);
 }
-
-template int64_t weight_bytes<float>(const ModelConfig&, const TensorSource&);
-template int64_t weight_bytes<bf16>(const ModelConfig&, const TensorSource&);
-template Status load_weights<float>(const ModelConfig&, const TensorSource&, const LoadContext&, Weights<float>*);
-template Status load_weights<bf16>(const ModelConfig&, const TensorSource&, const LoadContext&, Weights<bf16>*);
 
 }  // namespace nanochat

@@ -1,4 +1,4 @@
-// A model's weights as the CPU kernels want them. T is float or bf16.
+// A model's weights as the CPU kernels want them.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -12,15 +12,25 @@
 
 namespace nanochat {
 
-// A linear layer: panels of 64 outputs, (outputs / 64, k / step, 64, step).
-template <class T> struct PackedMatrix {
+// What a model computes in. int8 and int4 are the types of the matrices; the KV cache is then bf16.
+enum class ComputeType { float32, bfloat16, int8, int4 };
+
+// A linear layer: panels of 64 outputs (kernels.h).
+struct PackedMatrix {
+  ComputeType type = ComputeType::float32;
   int outputs = 0, k = 0;
-  Buffer data;
+  const uint8_t* data = nullptr;
+
   int panels() const { return (outputs + kPanel - 1) / kPanel; }
-  const T* panel(int64_t index) const { return data.as<T>() + index * panel_elements<T>(k); }
+  int64_t panel_size() const;  // bytes
+  const uint8_t* panel(int64_t index) const { return data + index * panel_size(); }
+  WeightFormat format() const { return type == ComputeType::int4 ? WeightFormat::int4 : WeightFormat::int8; }
 };
 
-// A table of which single rows are read: (rows, width), bf16 where it was stored so or bf16 is computed in.
+// Writes one output's weights (k) to lane 0..63 of a panel of this type, whose other bytes begin as zeros.
+void pack_output(ComputeType type, const float* weights, int k, int lane, uint8_t* panel);
+
+// A table of which single rows are read: (rows, width), bf16 where it was stored so or less than float32 is computed in.
 struct Table {
   int64_t width = 0;
   bool is_bf16 = false;
@@ -28,20 +38,21 @@ struct Table {
   const void* row(int64_t index) const { return data.as<uint8_t>() + index * width * (is_bf16 ? 2 : 4); }
 };
 
-template <class T> struct LayerWeights {
-  PackedMatrix<T> c_qkv;     // c_q, c_k, c_v one below the other: ((H + 2K) D, C)
-  PackedMatrix<T> c_proj;    // (C, C)
-  PackedMatrix<T> c_fc;      // (mlp_hidden, C)
-  PackedMatrix<T> mlp_c_proj;  // (C, mlp_hidden)
+struct LayerWeights {
+  PackedMatrix c_qkv;          // c_q, c_k, c_v one below the other: ((H + 2K) D, C)
+  PackedMatrix c_proj;         // (C, C)
+  PackedMatrix c_fc;           // (mlp_hidden, C)
+  PackedMatrix mlp_c_proj;     // (C, mlp_hidden)
   std::vector<float> ve_gate;  // (K, g), empty without a value embedding
   Table value_embeds;          // (V, K D)
   float resid_lambda = 1, x0_lambda = 0;
 };
 
-template <class T> struct Weights {
-  Table wte;                 // (V, C)
-  PackedMatrix<T> lm_head;   // (V, C)
-  std::vector<LayerWeights<T>> layers;
+struct Weights {
+  Buffer matrices;       // of all layers and lm_head, one behind the other: few and large pages
+  Table wte;             // (V, C)
+  PackedMatrix lm_head;  // (V, C)
+  std::vector<LayerWeights> layers;
   std::vector<float> smear_gate;  // (24)
   float smear_lambda = 0, backout_lambda = 0;
 };
@@ -53,8 +64,11 @@ struct LoadContext {
 };
 
 // Bytes that the weights of this configuration take in memory.
-template <class T> int64_t weight_bytes(const ModelConfig& config, const TensorSource& source);
+int64_t weight_bytes(const ModelConfig& config, ComputeType type, const TensorSource& source);
 
-template <class T> Status load_weights(const ModelConfig& config, const TensorSource& source, const LoadContext& context, Weights<T>* weights);
+// Bytes of them that every pass reads: the matrices.
+int64_t matrix_bytes(const ModelConfig& config, ComputeType type);
+
+Status load_weights(const ModelConfig& config, ComputeType type, const TensorSource& source, const LoadContext& context, Weights* weights);
 
 }  // namespace nanochat

@@ -12,6 +12,7 @@ static Kernels make_kernels() {
   kernels.isa = "reference";
   kernels.f32 = kernels_of<float>();
   kernels.b16 = kernels_of<bf16>();
+  kernels.quantized = {quantize, matmul_quantized<WeightFormat::int8>, matmul_quantized<WeightFormat::int4>};
   kernels.embed = embed;
   kernels.mix = mix;
   kernels.rope_norm = rope_norm;

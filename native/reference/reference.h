@@ -12,6 +12,8 @@ template <class T> void append_kv(const float* k, const float* v, int D, int slo
 template <class T> void rms_norm(const float* x, int C, float eps, T* out);
 template <class T> void gated_value(float* v, const void* row, bool row_is_bf16, int D, const float* gate_weight, const T* n, int g, float m);
 template <class T> void convert(const float* x, int64_t count, T* out);
+void quantize(const float* x, int k, const QuantizedRows& row);
+template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a);
 void embed(const void* row, bool row_is_bf16, int C, float eps, float* x);
 void mix(float* x, const float* x0, int C, float resid, float x0_lambda);
 void rope_norm(float* x, const float* cos, const float* sin, int D, float eps, float scale);

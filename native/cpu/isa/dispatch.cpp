@@ -22,7 +22,7 @@ static int runnable(const Kernels* tables[8]) {
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) tables[count++] = &avx512bf16::kernels;
+  if (has_avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) tables[count++] = &avx512bf16::kernels;
   if (has_avx512) tables[count++] = &avx512::kernels;
   if (has_avx2) tables[count++] = &avx2::kernels;
 #elif defined(__aarch64__) || defined(_M_ARM64)

@@ -10,6 +10,8 @@ namespace {
 
 #include "cpu/kernels/matmul.inl"
 
+#include "cpu/kernels/quantized.inl"
+
 #include "cpu/kernels/attention.inl"
 
 #include "cpu/kernels/norm.inl"
@@ -28,10 +30,11 @@ const Kernels kernels = {
     NC_STRING(NC_ISA),
     {matmul_panel<float>, attention_tile<float>, rms_norm<float>, append_kv<float>, gated_value<float>, convert<float>},
     {matmul_panel<bf16>, attention_tile<bf16>, rms_norm<bf16>, append_kv<bf16>, gated_value<bf16>, convert<bf16>},
+    {quantize, matmul_quantized<WeightFormat::int8>, matmul_quantized<WeightFormat::int4>},
     embed,
     mix,
     rope_norm,
-    {probe_read, probe_products<float>, probe_products<bf16>},
+    {probe_read, probe_products<float>, probe_products<bf16>, probe_products<int8_t>},
 };
 }  // namespace NC_ISA
 }  // namespace nanochat

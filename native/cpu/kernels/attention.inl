@@ -5,7 +5,8 @@
 // Bound: memory of the cache for one row, FMA throughput for six.
 
 // scores[r][j] = q[r] . k[j] for all 64 keys of a page
-template <class T, int MR>
+// streams: the page is read from memory, values behind keys
+template <class T, int MR, bool streams>
 inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, float (*scores)[kPage]) {
   constexpr int NV = tile_vectors<T>(MR);
   for (int key = 0; key < kPage; key += NV * kLanes) {
@@ -15,7 +16,8 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
 #pragma GCC unroll 16
       for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
     }
-    tile<T, MR, NV>(q, q_stride, keys + key * kStep<T>, kPage * kStep<T>, D, acc);
+    const T* w = keys + key * kStep<T>;
+    tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, D, acc, w + kAheadBytes / sizeof(T));
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 16
@@ -24,16 +26,17 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
   }
 }
 
-// acc[r][d .. d + NV vectors) += sum over keys [from, to) of p[r][j] * v[j][d]
-template <class T, int MR, int NV>
-inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[1024]) {
+// acc[r][d .. d + NV vectors) += sum over keys [from, to) of p[r][j] * v[j][d]; ahead: what to ask for meanwhile
+template <class T, int MR, int NV, bool streams>
+inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[1024], const T* ahead) {
   Vec acc[MR][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) acc[r][v] = load(acc_rows[r] + d + v * kLanes);
   }
-  tile<T, MR, NV>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc);
+  tile<T, MR, NV, streams>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc,
+                           ahead + d * kStep<T>);
 #pragma GCC unroll 8
   for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 16
@@ -41,16 +44,23 @@ inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to
   }
 }
 
-template <class T, int MR>
-inline void add_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc_rows)[1024]) {
+template <class T, int MR, bool streams = false>
+inline void add_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc_rows)[1024], const T* ahead = nullptr) {
   constexpr int NV = tile_vectors<T>(MR);
   int d = 0;
   // note: one row leaves registers for all of a head of 128, whose values are then one stream
   if constexpr (MR == 1 && kLanes == 16) {
-    for (; d + 2 * NV * kLanes <= DV; d += 2 * NV * kLanes) add_values_at<T, MR, 2 * NV>(p, values, from, to, DV, d, acc_rows);
+    for (; d + 2 * NV * kLanes <= DV; d += 2 * NV * kLanes) add_values_at<T, MR, 2 * NV, streams>(p, values, from, to, DV, d, acc_rows, ahead);
   }
-  for (; d + NV * kLanes <= DV; d += NV * kLanes) add_values_at<T, MR, NV>(p, values, from, to, DV, d, acc_rows);
-  for (; d < DV; d += kLanes) add_values_at<T, MR, 1>(p, values, from, to, DV, d, acc_rows);
+  for (; d + NV * kLanes <= DV; d += NV * kLanes) add_values_at<T, MR, NV, streams>(p, values, from, to, DV, d, acc_rows, ahead);
+  for (; d < DV; d += kLanes) add_values_at<T, MR, 1, streams>(p, values, from, to, DV, d, acc_rows, ahead);
+}
+
+// The values of one row's whole page, and meanwhile those further on and the beginning of what is read next.
+template <class T> inline void stream_values(const T (*p)[kPage], const T* values, int DV, float (*acc)[1024], const T* next_keys) {
+  const int ahead = std::min(kPage, kAheadBytes / static_cast<int>(DV * sizeof(T)) / 2 * 2);
+  add_values<T, 1, true>(p, values, 0, kPage - ahead, DV, acc, values + ahead * DV);
+  add_values<T, 1, true>(p, values, kPage - ahead, kPage, DV, acc, next_keys);
 }
 
 // A row's softmax so far: the largest score, the sum of exponentials by lane.
@@ -120,13 +130,18 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     const T* keys = base + a.k_offset;
     const T* values = base + a.v_offset;
 
-    with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
+    with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR, MR == 1>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
     bool all_seen = true;
     for (int r = r0; r < r1; r++) {
       const int lo = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0));
       const int hi = static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage));
       all_seen = all_seen && lo == 0 && hi == kPage;
       softmax_page<T>(scores[r], lo, hi, a.scale, DV, &softmax[r], acc[r], p[r]);
+    }
+    if (all_seen && rows == 1) {
+      const int64_t next = std::min(page + 1, last_page);
+      stream_values(p, values, DV, acc, static_cast<const T*>(a.pages[next]) + a.k_offset);
+      continue;
     }
     if (all_seen) {
       with_rows(r1 - r0, [&](auto MR) { add_values<T, MR>(p + r0, values, 0, kPage, DV, acc + r0); });

@@ -33,7 +33,8 @@ template <class T>
   }
 }
 
-template <class T, int MR>
+// streams: these are the first rows to read the panel
+template <class T, int MR, bool streams>
 inline void matmul_rows(const MatmulPanel<T>& a, int row) {
   constexpr int NV = tile_vectors<T>(MR);
   for (int output = 0; output < a.outputs; output += NV * kLanes) {
@@ -43,7 +44,8 @@ inline void matmul_rows(const MatmulPanel<T>& a, int row) {
 #pragma GCC unroll 16
       for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
     }
-    tile<T, MR, NV>(a.x + row * a.x_stride, a.x_stride, a.w + output * kStep<T>, kPanel * kStep<T>, a.k, acc);
+    const T* w = a.w + output * kStep<T>;
+    tile<T, MR, NV, streams>(a.x + row * a.x_stride, a.x_stride, w, kPanel * kStep<T>, a.k, acc, w + kAheadBytes / sizeof(T));
     alignas(64) float products[MR * NV * kLanes];
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
@@ -55,8 +57,8 @@ inline void matmul_rows(const MatmulPanel<T>& a, int row) {
 }
 
 template <class T> void matmul_panel(const MatmulPanel<T>& a) {
-  for (int row = 0; row < a.rows; row += kTileRows) {
-    const int rows = std::min(kTileRows, a.rows - row);
-    with_rows(rows, [&](auto MR) { matmul_rows<T, MR>(a, row); });
+  with_rows(std::min(kTileRows, a.rows), [&](auto MR) { matmul_rows<T, MR, (MR > 1)>(a, 0); });
+  for (int row = kTileRows; row < a.rows; row += kTileRows) {
+    with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { matmul_rows<T, MR, false>(a, row); });
   }
 }

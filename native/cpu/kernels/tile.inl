@@ -29,10 +29,28 @@ inline void tile_step(const bf16* x, int64_t x_stride, const bf16* w, Vec (&acc)
   }
 }
 
-// x (MR, k) rows x_stride apart; w: steps w_stride elements apart.
-template <class T, int MR, int NV>
-inline void tile(const T* x, int64_t x_stride, const T* w, int64_t w_stride, int k, Vec (&acc)[MR][NV]) {
+// How far ahead of its loads a kernel that streams from memory asks for its data: enough to cover the memory's latency at
+// its full speed, and little enough to stay in the first cache until it is used.
+constexpr int kAheadBytes = 8192;
+
+// Asks for the lines of `bytes` bytes. An address that does not exist is ignored.
+template <int bytes> inline void prefetch(const void* from) {
+#if defined(__GNUC__)
+#pragma GCC unroll 16
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 3);
+#else
+  (void)from;
+#endif
+}
+
+// x (MR, k) rows x_stride apart; w: steps w_stride elements apart. ahead: where the data that follows lies, or null.
+template <class T, int MR, int NV, bool streams = false>
+inline void tile(const T* x, int64_t x_stride, const T* w, int64_t w_stride, int k, Vec (&acc)[MR][NV], const T* ahead = nullptr) {
   for (int i = 0; i < k; i += kStep<T>) {
+    if constexpr (streams) {
+      prefetch<NV * kLanes * 4>(ahead);
+      ahead += w_stride;
+    }
     tile_step<MR, NV>(x + i, x_stride, w, acc);
     w += w_stride;
   }

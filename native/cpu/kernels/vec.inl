@@ -1,6 +1,13 @@
 // The vector of float32 that the kernels are written in, for the instruction set of the including file. The kernels
 // need: load, store, broadcast, fma, add, sub, mul, div, max, min, round_to_int, pow2, zero_below, and for bf16 pairs:
-// load_pairs, broadcast_pair, dot_pairs.
+// load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
+// broadcast_quad, dot_quads over Ints that start at start_quads, load_nibbles (two steps of four k), to_floats, load_scales.
+
+// kInt4Codes as int8 weights are stored, q + 128.
+alignas(16) constexpr uint8_t kInt4Bytes[16] = {
+    kInt4Codes[0] + 128, kInt4Codes[1] + 128, kInt4Codes[2] + 128, kInt4Codes[3] + 128, kInt4Codes[4] + 128, kInt4Codes[5] + 128,
+    kInt4Codes[6] + 128, kInt4Codes[7] + 128, kInt4Codes[8] + 128, kInt4Codes[9] + 128, kInt4Codes[10] + 128, kInt4Codes[11] + 128,
+    kInt4Codes[12] + 128, kInt4Codes[13] + 128, kInt4Codes[14] + 128, kInt4Codes[15] + 128};
 
 #if NC_LEVEL == 3 || NC_LEVEL == 4
 constexpr int kLanes = 16;
@@ -33,6 +40,34 @@ inline Vec high(Pairs a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512
 inline Vec dot_pairs(Pairs a, Pairs b, Vec c) { return fma(high(a), high(b), fma(low(a), low(b), c)); }
 #endif
 
+using Ints = __m512i;
+using Quads = __m512i;
+inline Quads load_quads(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Quads broadcast_quad(const int8_t* p) { int bits; std::memcpy(&bits, p, 4); return _mm512_set1_epi32(bits); }
+inline Vec to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+inline Vec load_scales(const bf16* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16)); }
+inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
+  const __m512i codes = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(kInt4Bytes))), mask = _mm512_set1_epi8(15);
+  const __m512i both = _mm512_loadu_si512(p);
+  *first = _mm512_shuffle_epi8(codes, _mm512_and_si512(both, mask));
+  *second = _mm512_shuffle_epi8(codes, _mm512_and_si512(_mm512_srli_epi16(both, 4), mask));
+}
+#if NC_LEVEL == 4
+inline Ints start_quads(int32_t offset) { return _mm512_set1_epi32(offset); }
+// note: written as assembly because g++ 12 moves every sum of the intrinsic through the stack
+inline Ints dot_quads(Ints sum, Quads w, Quads x) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+  return sum;
+}
+#else
+inline Ints start_quads(int32_t) { return _mm512_setzero_si512(); }
+inline Ints dot_quads(Ints sum, Quads w, Quads x) {
+  const __m512i q = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
+  const __m512i signed_q = _mm512_mask_sub_epi8(q, _mm512_movepi8_mask(x), _mm512_setzero_si512(), q);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_abs_epi8(x), signed_q), _mm512_set1_epi16(1)));
+}
+#endif
+
 #elif NC_LEVEL == 2
 constexpr int kLanes = 8;
 using Vec = __m256;
@@ -57,6 +92,24 @@ inline Vec low(Pairs a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); 
 inline Vec high(Pairs a) { return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))); }
 inline Vec dot_pairs(Pairs a, Pairs b, Vec c) { return fma(high(a), high(b), fma(low(a), low(b), c)); }
 
+using Ints = __m256i;
+using Quads = __m256i;
+inline Quads load_quads(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Quads broadcast_quad(const int8_t* p) { int bits; std::memcpy(&bits, p, 4); return _mm256_set1_epi32(bits); }
+inline Ints start_quads(int32_t) { return _mm256_setzero_si256(); }
+inline Ints dot_quads(Ints sum, Quads w, Quads x) {
+  const __m256i q = _mm256_sign_epi8(_mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(x), q), _mm256_set1_epi16(1)));
+}
+inline Vec to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+inline Vec load_scales(const bf16* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16)); }
+inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
+  const __m256i codes = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kInt4Bytes))), mask = _mm256_set1_epi8(15);
+  const __m256i both = load_quads(p);
+  *first = _mm256_shuffle_epi8(codes, _mm256_and_si256(both, mask));
+  *second = _mm256_shuffle_epi8(codes, _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
+}
+
 #elif NC_LEVEL == 1
 constexpr int kLanes = 4;
 using Vec = float32x4_t;
@@ -80,6 +133,24 @@ inline Pairs broadcast_pair(const bf16* p) { uint32_t bits; std::memcpy(&bits, p
 inline Vec low(Pairs a) { return vreinterpretq_f32_u32(vshlq_n_u32(a, 16)); }
 inline Vec high(Pairs a) { return vreinterpretq_f32_u32(vandq_u32(a, vdupq_n_u32(0xffff0000u))); }
 inline Vec dot_pairs(Pairs a, Pairs b, Vec c) { return fma(high(a), high(b), fma(low(a), low(b), c)); }
+
+using Ints = int32x4_t;
+using Quads = uint8x16_t;
+inline Quads load_quads(const uint8_t* p) { return vld1q_u8(p); }
+inline Quads broadcast_quad(const int8_t* p) { uint32_t bits; std::memcpy(&bits, p, 4); return vreinterpretq_u8_u32(vdupq_n_u32(bits)); }
+inline Ints start_quads(int32_t) { return vdupq_n_s32(0); }
+inline Ints dot_quads(Ints sum, Quads w, Quads x) {
+  const int8x16_t q = vreinterpretq_s8_u8(veorq_u8(w, vdupq_n_u8(128))), v = vreinterpretq_s8_u8(x);
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(q), vget_low_s8(v))), high = vpaddlq_s16(vmull_high_s8(q, v));
+  return vaddq_s32(sum, vpaddq_s32(low, high));
+}
+inline Vec to_floats(Ints a) { return vcvtq_f32_s32(a); }
+inline Vec load_scales(const bf16* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16)); }
+inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
+  const uint8x16_t codes = vld1q_u8(kInt4Bytes), both = vld1q_u8(p);
+  *first = vqtbl1q_u8(codes, vandq_u8(both, vdupq_n_u8(15)));
+  *second = vqtbl1q_u8(codes, vshrq_n_u8(both, 4));
+}
 
 #else
 constexpr int kLanes = 4;
@@ -114,6 +185,24 @@ inline Vec dot_pairs(Pairs a, Pairs b, Vec c) {
     const float first = to_float(a.v[2 * i]) * to_float(b.v[2 * i]) + c.v[i];
     return to_float(a.v[2 * i + 1]) * to_float(b.v[2 * i + 1]) + first;
   });
+}
+
+struct Ints { int32_t v[4]; };
+struct Quads { uint8_t v[16]; };
+inline Quads load_quads(const uint8_t* p) { Quads a; std::memcpy(&a, p, sizeof a); return a; }
+inline Quads broadcast_quad(const int8_t* p) { Quads a; for (int i = 0; i < 16; i += 4) std::memcpy(a.v + i, p, 4); return a; }
+inline Ints start_quads(int32_t offset) { return {{offset, offset, offset, offset}}; }
+inline Ints dot_quads(Ints sum, Quads w, Quads x) {
+  for (int i = 0; i < 16; i++) sum.v[i / 4] += w.v[i] * static_cast<int8_t>(x.v[i]);
+  return sum;
+}
+inline Vec to_floats(Ints a) { return each([&](int i) { return static_cast<float>(a.v[i]); }); }
+inline Vec load_scales(const bf16* p) { return each([&](int i) { return to_float(p[i]); }); }
+inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
+  for (int i = 0; i < 16; i++) {
+    first->v[i] = kInt4Bytes[p[i] & 15];
+    second->v[i] = kInt4Bytes[p[i] >> 4];
+  }
 }
 #endif
 

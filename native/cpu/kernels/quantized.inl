@@ -1,0 +1,177 @@
+// y = epilogue(x w^T) with weights of 8 or 4 bits           MODEL.md 1: the same products as matmul.inl
+// x (rows, K) int8 in groups with a scale each, w one packed panel (K / G, 64 scales and 64 G codes) -> y (rows, 64)
+// One call is one panel. Groups outside, rows inside: a group's codes are read once, from memory, for all rows.
+// Bound: memory for few rows, integer products for many; measured shares in docs/bench.md.
+
+void quantize(const float* x, int k, const QuantizedRows& row) {
+  const Vec zero = broadcast(0.0f);
+  for (int begin = 0; begin < row.stride; begin += row.group) {
+    alignas(64) float filled[64] = {0};
+    const int count = std::max(0, std::min(row.group, k - begin));
+    std::copy_n(x + begin, count, filled);
+    Vec largest = zero, not_finite = zero;
+    for (int i = 0; i < row.group; i += kLanes) {
+      const Vec v = load(filled + i);
+      largest = max(largest, max(v, sub(zero, v)));
+      not_finite = fma(v, zero, not_finite);
+    }
+    alignas(64) float lanes[2][kLanes];
+    store(lanes[0], largest);
+    store(lanes[1], not_finite);
+    float most = 0, nan = 0;
+    for (int i = 0; i < kLanes; i++) {
+      most = std::max(most, lanes[0][i]);
+      nan += lanes[1][i];  // note: 0, or NaN when an element is not finite: then so is what the group adds
+    }
+    const Vec per_unit = broadcast(most > 0 ? 127.0f / most : 0.0f);
+    float sum = 0;
+    for (int i = 0; i < row.group; i += kLanes) {
+      alignas(64) float rounded[kLanes];
+      store(rounded, min(max(round_to_int(mul(load(filled + i), per_unit)), broadcast(-127.0f)), broadcast(127.0f)));
+      for (int lane = 0; lane < kLanes; lane++) {
+        row.values[begin + i + lane] = static_cast<int8_t>(rounded[lane]);
+        sum += rounded[lane];
+      }
+    }
+    row.groups[begin / row.group] = {most / 127.0f + nan, -128 * static_cast<int32_t>(sum)};
+  }
+}
+
+// Vectors of sums per tile: as many as the registers hold beside MR rows of them.
+constexpr int quad_vectors(int MR) {
+#if NC_LEVEL == 3 || NC_LEVEL == 4
+  return (void)MR, 4;
+#elif NC_LEVEL == 1
+  return MR == 1 ? 8 : 2;
+#else
+  return MR == 1 ? 4 : 1;
+#endif
+}
+
+// acc[r] += w_scale * x_scale * float(sum)
+template <int MR, int NV>
+inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) {
+    const Vec w_scale = load_scales(scales + output + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+      float* to = acc[r] + output + v * kLanes;
+      store(to, fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), load(to)));
+    }
+  }
+}
+
+template <int MR, int NV>
+inline void start_sums(const ActivationGroup* x_groups, int64_t x_groups_stride, Ints (&sum)[MR][NV]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) sum[r][v] = start_quads(x_groups[r * x_groups_stride].offset);
+  }
+}
+
+template <int MR, int NV>
+inline void quad_step(const int8_t* x, int64_t x_stride, const Quads (&w)[NV], Ints (&sum)[MR][NV]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+    const Quads xv = broadcast_quad(x + r * x_stride);
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) sum[r][v] = dot_quads(sum[r][v], w[v], xv);
+  }
+}
+
+// One group of MR rows, its codes as bytes (group / 4, 64, 4). streams: these are the first rows to read them.
+template <int MR, bool streams>
+inline void add_group(const QuantizedRows& x, const bf16* scales, const uint8_t* codes, float (*acc)[kPanel]) {
+  constexpr int NV = quad_vectors(MR);
+  const int64_t x_groups_stride = x.groups_stride;
+  for (int output = 0; output < kPanel; output += NV * kLanes) {
+    Ints sum[MR][NV];
+    start_sums<MR, NV>(x.groups, x_groups_stride, sum);
+    for (int k = 0; k < x.group; k += 4) {
+      const uint8_t* at = codes + k * kPanel + output * 4;
+      if (streams) prefetch<NV * kLanes * 4>(at + kAheadBytes);
+      Quads w[NV];
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) w[v] = load_quads(at + v * kLanes * 4);
+      quad_step<MR, NV>(x.values + k, x.stride, w, sum);
+    }
+    add_scaled<MR, NV>(sum, scales, x.groups, x_groups_stride, acc, output);
+  }
+}
+
+// One group of one row, its codes as half bytes (group / 8, 64, 4).
+inline void add_nibbles(const QuantizedRows& x, const bf16* scales, const uint8_t* codes, float (*acc)[kPanel]) {
+  constexpr int NV = quad_vectors(1);
+  for (int output = 0; output < kPanel; output += NV * kLanes) {
+    Ints sum[1][NV];
+    start_sums<1, NV>(x.groups, 0, sum);
+    for (int k = 0; k < x.group; k += 8) {
+      const uint8_t* at = codes + k / 2 * kPanel + output * 4;
+      prefetch<NV * kLanes * 4>(at + kAheadBytes);
+      Quads first[NV], second[NV];
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) load_nibbles(at + v * kLanes * 4, &first[v], &second[v]);
+      quad_step<1, NV>(x.values + k, 0, first, sum);
+      quad_step<1, NV>(x.values + k + 4, 0, second, sum);
+    }
+    add_scaled<1, NV>(sum, scales, x.groups, 0, acc, output);
+  }
+}
+
+inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
+
+// Half bytes (group / 8, 64, 4) -> bytes (group / 4, 64, 4)
+inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
+  for (int k = 0; k < group; k += 8) {
+    prefetch<kPanel * 4>(codes + k / 2 * kPanel + kAheadBytes);
+    for (int i = 0; i < kPanel * 4; i += kLanes * 4) {
+      Quads first, second;
+      load_nibbles(codes + k / 2 * kPanel + i, &first, &second);
+      store_quads(bytes + k * kPanel + i, first);
+      store_quads(bytes + (k + 4) * kPanel + i, second);
+    }
+  }
+}
+
+inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel]) {
+  for (int r = 0; r < a.rows; r++) {
+    alignas(64) float out[kPanel] = {0};
+    float* y = static_cast<float*>(a.y) + r * a.y_stride;
+    if (a.epilogue == Epilogue::add) std::copy_n(y, a.outputs, out);
+    for (int n = 0; n < kPanel; n += kLanes) store(out + n, finish(a.epilogue, a.cap, load(acc[r] + n), out + n));
+    if (a.epilogue != Epilogue::relu2) {
+      std::copy_n(out, a.outputs, y);
+      continue;
+    }
+    QuantizedRows row = a.hidden.at(r, 0);
+    row.stride = kPanel;
+    quantize(out, a.outputs, row);
+  }
+}
+
+template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
+  alignas(64) float acc[kRowBlock][kPanel];
+  std::fill_n(acc[0], a.rows * kPanel, 0.0f);
+  for (int64_t g = 0; g < a.groups; g++) {
+    const uint8_t* group = a.w + g * group_bytes(format);
+    const bf16* scales = reinterpret_cast<const bf16*>(group);
+    const uint8_t* codes = group + kPanel * sizeof(bf16);
+    const QuantizedRows x = a.x.at(0, g * a.x.group);
+    alignas(64) uint8_t bytes[32 * kPanel];
+    if (format == WeightFormat::int4) {
+      if (a.rows == 1) {
+        add_nibbles(x, scales, codes, acc);
+        continue;
+      }
+      unpack_nibbles(codes, a.x.group, bytes);
+      codes = bytes;
+    }
+    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_group<MR, format == WeightFormat::int8>(x, scales, codes, acc); });
+    for (int row = kTileRows; row < a.rows; row += kTileRows) {
+      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_group<MR, false>(x.at(row, 0), scales, codes, acc + row); });
+    }
+  }
+  write_quantized_panel(a, acc);
+}
