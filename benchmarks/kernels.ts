@@ -14,7 +14,7 @@ import { median, percentile } from './statistics.js'
 const usage = `bench kernels [options]
   --dtype LIST          ${Object.keys(weightTypes).join(', ')} (default float32,bfloat16)
   --isa LIST            instruction sets (default: the best)
-  --filter TEXT         only rows that have every word of it in kernel, shape and type, such as "lm_head d12 bfloat16"
+  --filter TEXT         only rows with every word of it in kernel, shape and type, such as "lm_head d12 rows 1"
   --compare FILE        an earlier run's output: prints the ratio of the old time to the new for each row
   -r, --repetitions N   samples per row, of some milliseconds each (default 15)`
 
@@ -108,8 +108,8 @@ function rowOf({ kernel, model, rows, shape, dtype, bytes, inCache, flops, peak 
 }
 
 function isWanted({ kernel, shape, dtype }: Pick<KernelRow, 'kernel' | 'shape' | 'dtype'>, { filter }: Options): boolean {
-  const name = `${kernel} ${shape} ${dtype}`.toLowerCase()
-  return filter.toLowerCase().split(/\s+/).every((word) => name.includes(word))
+  const words = `${kernel} ${shape} ${dtype}`.toLowerCase().split(/[\s,]+/)
+  return filter.toLowerCase().split(/\s+/).every((word) => word === '' || words.includes(word))
 }
 
 const columns = [['kernel', -20], ['shape', -32], ['dtype', -9], ['us', 10], ['p10', 10], ['p90', 10], ['rate', 14], ['% of peak', 10], ['bound', -8], ['max error', 10]] as const
