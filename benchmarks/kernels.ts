@@ -5,7 +5,7 @@
 import { invalidArg } from '../lib/errors.js'
 import { isas } from '../lib/kernels.js'
 import { kernelCases, weightTypes, type KernelCase } from './kernel-cases.js'
-import { printComparison, readRows, type Comparison, compareRows } from './kernel-ratios.js'
+import { compareRows, printComparison, readRows, type Comparison } from './kernel-ratios.js'
 import { cpuName, otherLoad, Roofs, type Roof } from './machine.js'
 import { integer, parseOptions } from './options.js'
 import { progress } from './progress.js'
