@@ -6,16 +6,17 @@
 // all matrices once and each row's visible keys and values, at the read bandwidth that the same number of threads reached
 // just before or after the repetition, or does its multiply-adds at their peak of the run, whichever takes longer. Shares
 // of the roof are medians of the repetitions' shares.
-import { parseArgs } from 'node:util'
 import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
 import { prefillChunk } from '../lib/decode.js'
 import { invalidArg } from '../lib/errors.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeSequence, type WeightDtype } from '../lib/native.js'
 import { costOf, countParameters, depthSpec, type Cost } from './cost.js'
 import { cpuName, otherLoad, Roofs, type Roof } from './machine.js'
+import { depthOf, integer, integers, parseOptions } from './options.js'
+import { progress } from './progress.js'
 import { median, percentile, sum } from './statistics.js'
 
-const usage = `npm run bench -- decode [options]
+const usage = `bench decode [options]
   --depth N             shapes of nanochat's d<N> with seeded weights, N even (default 12)
   --model DIR           a checkpoint instead
   --dtype LIST          bfloat16, float32, int8, int4 (default bfloat16)
@@ -281,20 +282,12 @@ const plural = (count: number, noun: string): string => `${count} ${noun}${count
 const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
 const mebi = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
 
-/** One line on stderr that the next replaces in a terminal. */
-function progress(text: string): void {
-  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
-  else if (text !== '') process.stderr.write(`${text}\n`)
-}
-
 function readOptions(args: string[]): Options | null {
-  const { values } = parse(args)
+  const values = parse(args)
   if (values.help) return null
   if (values.model !== undefined && values.depth !== undefined) throw invalidArg('--depth', 'no value beside --model', values.depth)
-  const depth = values.model === undefined ? integer('--depth', values.depth ?? '12', 2) : null
-  if (depth !== null && depth % 2 === 1) throw invalidArg('--depth', 'an even number, for heads of 128 channels', depth)
   return {
-    depth,
+    depth: values.model === undefined ? depthOf(values.depth ?? '12') : null,
     dir: values.model ?? null,
     dtypes: values.dtype.split(',').map(dtypeOf),
     threads: integers('--threads', values.threads ?? String(native().info().physicalCores)),
@@ -308,31 +301,16 @@ function readOptions(args: string[]): Options | null {
 }
 
 function parse(args: string[]) {
-  try {
-    return parseArgs({
-      args,
-      options: {
-        depth: { type: 'string' }, model: { type: 'string' }, dtype: { type: 'string', default: 'bfloat16' }, threads: { type: 'string' },
-        'batch-sizes': { type: 'string', default: '1,8' }, 'prompt-tokens': { type: 'string', default: '224' },
-        'decode-tokens': { type: 'string', default: '64' }, 'prefill-tokens': { type: 'string', default: '512' },
-        repetitions: { type: 'string', short: 'r', default: '5' }, isa: { type: 'string' }, help: { type: 'boolean', short: 'h', default: false }
-      }
-    })
-  } catch (error) {
-    throw invalidArg('the options', 'those that --help lists', error instanceof Error ? error.message : error)
-  }
+  return parseOptions(args, {
+    depth: { type: 'string' }, model: { type: 'string' }, dtype: { type: 'string', default: 'bfloat16' }, threads: { type: 'string' },
+    'batch-sizes': { type: 'string', default: '1,8' }, 'prompt-tokens': { type: 'string', default: '224' },
+    'decode-tokens': { type: 'string', default: '64' }, 'prefill-tokens': { type: 'string', default: '512' },
+    repetitions: { type: 'string', short: 'r', default: '5' }, isa: { type: 'string' }, help: { type: 'boolean', short: 'h', default: false }
+  })
 }
 
 function dtypeOf(name: string): Dtype {
   const dtype = (['bfloat16', 'float32', 'int8', 'int4'] as const).find((known) => known === name)
   if (dtype === undefined) throw invalidArg('--dtype', 'bfloat16, float32, int8, int4 or several with commas', name)
   return dtype
-}
-
-const integers = (name: string, list: string): number[] => list.split(',').map((text) => integer(name, text, 1))
-
-function integer(name: string, text: string, least: number): number {
-  const value = Number(text)
-  if (!Number.isInteger(value) || value < least || text.trim() === '') throw invalidArg(name, `an integer from ${least}`, text)
-  return value
 }

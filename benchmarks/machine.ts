@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { native, type MachineLimits } from '../lib/native.js'
 
@@ -59,4 +60,16 @@ export function otherLoad(): () => number {
 
 export function cpuName(): string {
   return cpus()[0]?.model.trim() ?? 'unknown'
+}
+
+/** Bytes of the largest cache, 32 MiB where the system does not say. */
+export function lastLevelCacheBytes(): number {
+  const sizes = [2, 3, 4].map((index) => {
+    try {
+      return Number(readFileSync(`/sys/devices/system/cpu/cpu0/cache/index${index}/size`, 'utf8').replace('K', '')) * 1024
+    } catch {
+      return 0
+    }
+  })
+  return Math.max(...sizes) || 32 << 20
 }

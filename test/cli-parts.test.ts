@@ -42,6 +42,12 @@ args('takes a question as argument, and for inspect a directory', () => {
   assert.equal(parse('chat', '--model', 'a', '--tokenizer', 'b').model, { dir: 'a', tokenizerDir: 'b' })
 })
 
+args('hands everything after bench to the benchmarks', () => {
+  assert.equal(parseCommandLine(['bench', 'kernels', '--help', '-r', '3']), { name: 'bench', args: ['kernels', '--help', '-r', '3'] })
+  assert.match(helpText(), /^ {2}bench \[name\] /m)
+  refused(['--json', 'bench'], /bench before any option/)
+})
+
 args('refuses what it has no use for', () => {
   refused([], /Expected a command/)
   refused(['sing'], /but received "sing"/)

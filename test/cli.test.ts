@@ -96,6 +96,20 @@ cli('a checkpoint directory, with its tokenizer elsewhere', async () => {
   await loaded[Symbol.asyncDispose]()
 })
 
+cli('bench runs the benchmarks; their last line is one document', async () => {
+  const [listed, help, wrong, measured] = await Promise.all([
+    runCli(['bench']), runCli(['bench', 'kernels', '--help']), runCli(['bench', 'load', '--depth', '3']), runCli(['bench', 'kernels', '--filter', 'mix rows 1', '-r', '1'])
+  ])
+  assert.is(listed.status, 2)
+  assert.match(listed.stdout, /^nanochat-node bench <command>[^]*^ {2}decode [^]*^ {2}kernels [^]*^ {2}load /m)
+  assert.is(help.status, 0)
+  assert.match(help.stdout, /--compare FILE/)
+  assert.is(wrong.status, 2)
+  isOneError(wrong, /^error: ERR_INVALID_ARG: Expected an even number/)
+  assert.is(measured.status, 0, measured.stderr)
+  assert.is((JSON.parse(measured.stdout.trimEnd().split('\n').at(-1) ?? '') as { benchmark: string }).benchmark, 'kernels')
+})
+
 cli('wrong usage: one line, exit code 2', async () => {
   const runs = await Promise.all([runCli([]), runCli(['chat', '-t', 'x']), runCli(['demo', '--threads', '0', 'hi']), runCli(['demo', '--dtype', 'int3', 'hi']), runCli(['chat', '-i', 'demo'])])
   for (const run of runs) {

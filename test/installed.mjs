@@ -14,4 +14,6 @@ if (cjs.useCalculator('6/2') !== '3.0') throw new Error('the CommonJS build does
 
 const answer = execFileSync('node_modules/.bin/nanochat-node', ['chat', '-i', 'demo', '-p', 'What is 1234 * 5678?'], { encoding: 'utf8' })
 if (!answer.includes('7006652')) throw new Error(`expected 7006652 in the answer but received ${JSON.stringify(answer)}`)
-console.log(`installed: ${names.length} exports in both formats, and the demo model answers`)
+const measured = execFileSync('node_modules/.bin/nanochat-node', ['bench', 'load', '-r', '1'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+if (!(JSON.parse(measured.trimEnd().split('\n').at(-1)).rows[0].secondsToFirstToken > 0)) throw new Error(`expected a time but received ${measured}`)
+console.log(`installed: ${names.length} exports in both formats, the demo model answers, and the benchmarks run`)

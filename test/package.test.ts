@@ -68,12 +68,23 @@ packed('every target of exports, bin and types is built from a source in lib', (
   }
   const files = built ? new Set(packedFiles()) : undefined
   for (const target of targets.map((path) => path.replace(/^\.\//, ''))) {
-    const source = target.replace(/^dist\/(?:esm|cjs)\//, 'lib/').replace(/\.d\.ts$|\.js$/, '.ts')
+    const source = target.replace(/^dist\/(?:esm\/lib|cjs)\//, 'lib/').replace(/\.d\.ts$|\.js$/, '.ts')
     assert.match(target, /^dist\//)
     assert.ok(existsSync(join(root, source)), `${target} would be built from ${source}, which does not exist`)
     if (files) assert.ok(files.has(target), `${target} is not in the package: npm run build`)
   }
   assert.ok(pkg.files.includes('dist'))
+})
+
+packed('has the benchmarks that nanochat-node bench runs, and none that needs other packages', () => {
+  if (!built) return console.log('SKIP part of package content: not built (npm run build)')
+  const files = packedFiles().filter((file) => file.startsWith('dist/esm/benchmarks/'))
+  for (const name of ['commands', 'decode', 'kernels', 'load', 'load-child', 'sandbox']) assert.ok(files.includes(`dist/esm/benchmarks/${name}.js`), name)
+  assert.equal(files.filter((file) => /plot|compare\//.test(file)), [])
+  for (const file of files.filter((name) => name.endsWith('.js'))) {
+    const imported = [...readFileSync(join(root, file), 'utf8').matchAll(/(?:\bfrom |\bimport\()'([^']+)'/g)].map(([, name = '']) => name)
+    assert.equal(imported.filter((name) => !/^(?:\.|node:)/.test(name)), [], file)
+  }
 })
 
 packed('depends on two packages at run time, both small', () => {

@@ -19,16 +19,17 @@ export interface Command {
 
 export type ModelChoice = { dir: string, tokenizerDir: string | undefined } | { source: 'demo' | 'base' | 'sft' | 'rl' }
 
-export type Request = { name: 'help', of: CommandName | undefined } | { name: 'version' } | Command
+export type Request = { name: 'help', of: CommandName | undefined } | { name: 'version' } | { name: 'bench', args: readonly string[] } | Command
 
 /** The request in `argv` (without node and the script). Throws ERR_INVALID_ARG, also for an option that the command has no use for. */
 export function parseCommandLine(argv: readonly string[]): Request {
+  if (argv[0] === 'bench') return { name: 'bench', args: argv.slice(1) }
   const { values, positionals } = parsed(argv)
   const [name, ...words] = positionals
   if (values.version) return { name: 'version' }
-  if (name !== undefined && !isCommand(name)) throw wrongUsage(`Expected a command (${commands.join(', ')}) but received ${JSON.stringify(name)}.`)
+  if (name !== undefined && !isCommand(name)) throw wrongUsage(`Expected a command (${commands.join(', ')}, or bench before any option) but received ${JSON.stringify(name)}.`)
   if (values.help) return { name: 'help', of: name }
-  if (name === undefined) throw wrongUsage(`Expected a command: ${commands.join(', ')}.`)
+  if (name === undefined) throw wrongUsage(`Expected a command: ${commands.join(', ')}, bench.`)
 
   for (const key of Object.keys(values)) {
     if (!options[key]?.commands.includes(name)) throw wrongUsage(`${name} has no option --${key}.`)

@@ -16,6 +16,7 @@ async function run(argv: readonly string[]): Promise<void> {
   const request = parseCommandLine(argv)
   if (request.name === 'help') process.stdout.write(helpText(request.of))
   else if (request.name === 'version') process.stdout.write(`${version()}\n`)
+  else if (request.name === 'bench') process.exitCode = await (await import('../../benchmarks/commands.js')).runBenchmark(request.args, 'nanochat-node bench')
   else if (request.name === 'inspect') await inspect(request)
   else if (request.name === 'generate') await continueText(request, request.prompt ?? await readStdin())
   else await talk(request)

@@ -70,6 +70,7 @@ const overview = `nanochat-node <command> [options]
   generate [text]      continue a text
   inspect [directory]  what a checkpoint is and needs
   demo [question]      chat with the small model of the package
+  bench [name]         measure this machine: decode, kernels, load, sandbox; without a name lists them
 
   -h, --help           also nanochat-node <command> --help
       --version`

@@ -1,0 +1,29 @@
+interface Command { summary: string, load: () => Promise<{ run: (args: string[]) => Promise<unknown> }> }
+
+const commands: Record<string, Command> = {
+  decode: { summary: 'decode and prefill speed against the measured roof of this machine', load: () => import('./decode.js') },
+  kernels: { summary: 'every kernel at the shapes of d12 and d20, against the roof and its reference', load: () => import('./kernels.js') },
+  load: { summary: 'from a checkpoint file to the first token, against reading the file', load: () => import('./load.js') },
+  sandbox: { summary: 'latency of the Python sandbox: warm, cold, and what a start costs the event loop', load: () => import('./sandbox.js') }
+}
+
+/** Runs `<program> <name> <args>` and returns its exit code. The benchmark prints tables while it runs; the last line is its JSON document. */
+export async function runBenchmark([name = '', ...args]: readonly string[], program: string): Promise<number> {
+  if (name === '' || name === '--help' || name === '-h') {
+    console.log(`${program} <command> [options]; <command> --help lists its options\n\n${list()}`)
+    return name === '' ? 2 : 0
+  }
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined
+  if (command === undefined) {
+    console.error(`Expected a benchmark but received ${JSON.stringify(name)}. There are:\n${list()}`)
+    return 2
+  }
+  const { run } = await command.load()
+  const document = await run(args)
+  if (document !== undefined) console.log(JSON.stringify(document))
+  return 0
+}
+
+function list(): string {
+  return Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`).join('\n')
+}
