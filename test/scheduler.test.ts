@@ -15,7 +15,7 @@ const ids = { bos, assistantEnd, pythonStart, pythonEnd, outputStart, outputEnd,
 /** All columns of one call on a backend that may run `maxSteps` tokens ahead. */
 async function columns(maxSteps: number, options: GenerateOptions): Promise<unknown> {
   const { model, backend } = fakeModel({ vocabSize: V })
-  const scheduler = new Scheduler(model.backend, { maxRows: 64, kvCacheBytes: 1e6, pauseIds: [assistantEnd, bos, pythonEnd], maxSteps })
+  const scheduler = new Scheduler(model.backend, { maxRows: 64, kvCacheBytes: 1e6, pauseIds: [assistantEnd, bos, pythonEnd], maxSteps, budgetMs: 1e6 })
   const context: GenerationContext = { model, scheduler, text: { tokenizer, ids }, enter: () => undefined, leave: () => undefined }
   const kvCache = options.numSamples === 1 ? model.newCache() : undefined
   const checked = checkGenerateOptions({ ...options, kvCache }, { vocabSize: V, maxRows: 64, defaultTool: () => null })
@@ -45,7 +45,7 @@ test('running ahead changes no column: tools, terminal tokens, limits, stop stri
 
 test('a queue of admissions is served in order and skips who left', async () => {
   const { model } = fakeModel({ vocabSize: V, kvBytesPerToken: 2 })
-  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 100, pauseIds: [], maxSteps: 1 })
+  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 100, pauseIds: [], maxSteps: 1, budgetMs: 0 })
   const { signal } = new AbortController()
   const order: string[] = []
   const first = await scheduler.reserve(1, 40, signal)
