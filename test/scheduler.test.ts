@@ -2,6 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Generation, type GenerationContext } from '../lib/generation.js'
 import { checkGenerateOptions } from '../lib/options.js'
+import { newSampler } from '../lib/sampling.js'
 import { Scheduler } from '../lib/scheduler.js'
 import type { GenerateOptions, TokenColumn } from '../lib/types.js'
 import { fakeModel } from './support/fake-backend.js'
@@ -41,6 +42,27 @@ test('running ahead changes no column: tools, terminal tokens, limits, stop stri
       assert.equal(await columns(8, whole), await columns(1, whole), JSON.stringify(whole))
     }
   }
+})
+
+test('a prompt that arrives while others decode waits for one burst', async () => {
+  const { model, backend } = fakeModel({ vocabSize: V, passMs: 5 })
+  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 1e6, pauseIds: [], maxSteps: 64, budgetMs: 12 })
+  const { signal } = new AbortController()
+  const sampler = newSampler(checkGenerateOptions({}, { vocabSize: V, maxRows: 4, defaultTool: null }).sampling, 0, V, [])
+  const row = { sequence: model.backend.newSequence(), tokens: Int32Array.of(1), sampler, maxSteps: 64, logprobs: null }
+  const order: string[] = []
+  const decodes = scheduler.decode([row], signal).then(async ([run]) => {
+    order.push('burst')
+    const more = await scheduler.decode([{ ...row, tokens: Int32Array.of(run?.ids.at(-1) ?? 0) }], signal)
+    order.push('burst')
+    return [run, ...more]
+  })
+  while (backend.passes.length === 0) await new Promise(setImmediate)
+  await scheduler.prefill(model.backend.newSequence(), Int32Array.of(1, 2), 'none', signal)
+  order.push('prompt')
+  const steps = (await decodes).map((run) => run?.ids.length ?? 0)
+  assert.equal(order, ['burst', 'prompt', 'burst'])
+  assert.ok(steps.every((count) => count >= 1 && count <= 4), `bursts of ${steps} steps`)
 })
 
 test('a queue of admissions is served in order and skips who left', async () => {
