@@ -137,7 +137,7 @@ native('a model disposed meanwhile ends it', async () => {
 
 native.run()
 
-interface Side { model: GPT, engine: Engine }
+interface Side { model: GPT, engine: Engine, passes: number }
 
 const engines = suite<{ ahead: Side, single: Side, tokenizer: Tokenizer, bursts: number[] }>('the engine running ahead')
 
@@ -148,23 +148,27 @@ engines.before(async (context) => {
   assert.ok(own)
   context.tokenizer = tokenizer
   context.bursts = []
-  const counting: Backend = {
-    ...backend,
-    decode: async (rows, options) => {
-      const runs = await own(rows, { ...options, maxSteps: Math.min(16, options.maxSteps), budgetMs: 1e6 })   // the same bursts on any machine
-      context.bursts.push(runs[0]?.length ?? 0)
-      return runs
+  const sideOf = (decode: Backend['decode']): Side => {
+    const counting: Backend = {
+      ...stepByStep(backend),
+      ...(decode && { decode }),
+      forward: (rows, options) => { side.passes++; return backend.forward(rows, options) }
     }
+    const over = new GPT({ backend: counting, config, device, dtype, numParams, memoryBytes, dispose: async () => undefined })
+    const side = { model: over, engine: new Engine(over, tokenizer), passes: 0 }
+    return side
   }
-  const side = (backend: Backend): Side => {
-    const over = new GPT({ backend, config, device, dtype, numParams, memoryBytes, dispose: async () => undefined })
-    return { model: over, engine: new Engine(over, tokenizer) }
-  }
-  context.ahead = side(counting)
-  context.single = side(stepByStep(backend))
+  context.single = sideOf(undefined)
+  context.ahead = sideOf(async (rows, options) => {
+    const runs = await own(rows, { ...options, maxSteps: Math.min(16, options.maxSteps), budgetMs: 1e6 })   // the same bursts on any machine
+    const steps = runs[0]?.length ?? 0
+    context.bursts.push(steps)
+    context.ahead.passes += steps
+    return runs
+  })
 })
 
-engines.before.each(({ bursts }) => { bursts.length = 0 })
+engines.before.each(({ bursts, ahead, single }) => { bursts.length = ahead.passes = single.passes = 0 })
 
 interface Outcome { columns: unknown[], stats: Partial<Stats> | null, error: unknown, cached: number[] | undefined }
 
@@ -220,6 +224,7 @@ for (const options of variants) {
     }
     const runsAhead = options.stop === undefined && options.logprobs === undefined
     assert.is(bursts.some((steps) => steps > 3), runsAhead, `${bursts}`)
+    assert.is(ahead.passes, single.passes, 'rows that run ahead still share every pass')
   })
 }
 

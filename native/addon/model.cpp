@@ -295,8 +295,9 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     Runner* runner = runner_.get();
     job->work = [pass, runner, samplers, limits, logits = decode_logits_, ids, job = job.get()] {
       CpuModel& model = *runner->model();
-      const int64_t later_pages = static_cast<int64_t>(pass->rows.size()) * (limits.max_steps / kPage + 1) * static_cast<int64_t>(model.page_pool()->page_bytes());
-      const Status status = check_memory(model.pass_bytes(pass->rows) + later_pages, "pass", "Use fewer rows");
+      const int64_t pages_bytes = (limits.max_steps / kPage + 1) * static_cast<int64_t>(model.page_pool()->page_bytes());
+      const int64_t logits_bytes = model.config().vocab_size * static_cast<int64_t>(sizeof(float));
+      const Status status = check_memory(model.pass_bytes(pass->rows) + static_cast<int64_t>(pass->rows.size()) * (pages_bytes + logits_bytes), "pass", "Use fewer rows");
       if (!status.ok()) return status;
       return nanochat::decode(model, runner->pool(), pass->rows, *samplers, limits, *logits, job->cancelled, ids.get());
     };
