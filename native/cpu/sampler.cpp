@@ -1,5 +1,5 @@
 // Values and sums are float32 and float64 where lib/sampling.ts has them so. exp and log differ from JavaScript's in the last
-// bit of a float64 now and then, which a token sees only at the very edge of top-p or min-p.
+// bit of a float64 now and then, which a token sees only at the very edge of top-p or min-p, or between two ids one bit apart.
 // Work: V = 32768 is read once for the largest of each 64 ids, and only blocks that can matter are looked into. What is
 // left is bound by Philox, whose words every block needs that is not far below the likeliest id.
 #include "cpu/sampler.h"
