@@ -162,14 +162,15 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
   }
 }
 
-function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
+/** The most tokens per second of all rows together, by memory or by multiply-adds at `peak`, and the bytes that one step reads. */
+export function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
   const bytes = cost.weightBytesPerStep + batch * cost.kvBytesPerStep(context)
   const memorySeconds = bytes / roof.readBytesPerSecond, computeSeconds = batch * cost.decodeFlops(context) / peak
   return { tokensPerSecond: batch / Math.max(memorySeconds, computeSeconds), by: memorySeconds > computeSeconds ? 'memory' : 'compute', bytes }
 }
 
 /** Rows of a model whose prompts are prefilled once and that decode again and again from there. */
-class Runner {
+export class Runner {
   readonly #model: NativeModel
   readonly #vocabSize: number
   readonly #rows: { sequence: NativeSequence, next: number, start: number }[] = []
@@ -227,7 +228,7 @@ class Runner {
   }
 }
 
-function argmax(logits: Float32Array, at: number, count: number): number {
+export function argmax(logits: Float32Array, at: number, count: number): number {
   let best = at
   let largest = logits[at] ?? NaN
   for (let i = at + 1; i < at + count; i++) {
@@ -238,7 +239,7 @@ function argmax(logits: Float32Array, at: number, count: number): number {
 }
 
 /** Ids that look random and are the same in every run. */
-function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
+export function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
   let state = seed + 1
   return Int32Array.from({ length: count }, () => {
     state = Math.imul(state, 1664525) + 1013904223 >>> 0
@@ -272,12 +273,12 @@ function printRows(rows: DecodeRow[]): void {
   if (first.otherLoad > 0.1) console.log(`note: other processes kept ${first.otherLoad.toFixed(1)} processors busy meanwhile`)
 }
 
-const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
-const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
+export const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
+export const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
 const mebi = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
 
 /** One line on stderr that the next replaces in a terminal. */
-function progress(text: string): void {
+export function progress(text: string): void {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
   else if (text !== '') process.stderr.write(`${text}\n`)
 }
@@ -323,9 +324,9 @@ function dtypeOf(name: string): Dtype {
   throw invalidArg('--dtype', 'bfloat16, float32 or both with a comma', name)
 }
 
-const integers = (name: string, list: string): number[] => list.split(',').map((text) => integer(name, text, 1))
+export const integers = (name: string, list: string): number[] => list.split(',').map((text) => integer(name, text, 1))
 
-function integer(name: string, text: string, least: number): number {
+export function integer(name: string, text: string, least: number): number {
   const value = Number(text)
   if (!Number.isInteger(value) || value < least || text.trim() === '') throw invalidArg(name, `an integer from ${least}`, text)
   return value

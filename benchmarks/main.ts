@@ -5,6 +5,7 @@ type Command = { summary: string, load: () => Promise<{ run: (args: string[]) =>
 
 const commands: Record<string, Command> = {
   decode: { summary: 'decode and prefill speed against the measured roof of this machine', load: () => import('./decode.js') },
+  compare: { summary: 'decode and prefill beside llama.cpp and ONNX Runtime, from npm', load: () => import('./compare/compare.js') },
   sandbox: { summary: 'latency of the Python sandbox: warm, cold, and what a start costs the event loop', load: () => import('./sandbox.js') }
 }
 
