@@ -236,14 +236,15 @@ function printRows(rows: CompareRow[], roofs: Roofs, others: number): void {
   if (row === undefined) return
   const { readBytesPerSecond, float32FlopsPerSecond, bfloat16FlopsPerSecond, cores } = roofs.best
   console.log(`d${row.depth}, ${row.dtype}, ${plural(row.threads, 'thread')} = ${cores.toFixed(1)} cores | read ${giga(readBytesPerSecond)} GB/s | peak ${giga(float32FlopsPerSecond)} GFLOP/s float32, ${giga(bfloat16FlopsPerSecond)} bfloat16`)
-  console.log(`${''.padEnd(14)}${'engine'.padEnd(28)}${['tok/s', 'least', 'most', '% of roof', `${row.engine} is`, 'processors'].map((title) => title.padStart(14)).join('')}`)
+  console.log(`${''.padEnd(14)}${'engine'.padEnd(28)}${['tok/s', 'least', 'most', '% of roof', 'ratio', 'processors'].map((title) => title.padStart(12)).join('')}`)
   let above = ''
   for (const { measure, batch, engine, format, tokensPerSecond, tokensPerSecondRange: [least, most], percentOfRoof, ratio, processors } of rows) {
     const name = measure === 'prefill' ? measure : `decode x ${batch}`
-    const cells = [tokensPerSecond.toFixed(1), least.toFixed(1), most.toFixed(1), percentOfRoof.toFixed(0), ratio === null ? '' : `${ratio.toFixed(2)} x`, processors.toFixed(2)]
-    console.log(`${(name === above ? '' : name).padEnd(14)}${`${engine} ${format}`.padEnd(28)}${cells.map((cell) => cell.padStart(14)).join('')}`)
+    const cells = [tokensPerSecond.toFixed(1), least.toFixed(1), most.toFixed(1), percentOfRoof.toFixed(0), ratio === null ? '' : ratio.toFixed(2), processors.toFixed(2)]
+    console.log(`${(name === above ? '' : name).padEnd(14)}${`${engine} ${format}`.padEnd(28)}${cells.map((cell) => cell.padStart(12)).join('')}`)
     above = name
   }
+  console.log(`ratio: tok/s of ${row.engine} over those of the line`)
   if (row.engine !== 'nanochat-node') console.log(`note: nanochat-node has no ${row.dtype} here; the peers are compared with one another`)
   if (row.dtype === 'bfloat16') console.log('note: onnxruntime-node is missing: ONNX Runtime multiplies no bfloat16 on a CPU')
   if (others > 0.1) console.log(`note: other processes kept ${others.toFixed(1)} processors busy meanwhile`)
