@@ -71,9 +71,9 @@ export async function run(args: string[]): Promise<unknown> {
   if (options === null) return console.log(usage)
   const dir = mkdtempSync(join(tmpdir(), 'nanochat-compare-'))
   const cleanUp = (): void => { rmSync(dir, { recursive: true, force: true }) }
-  const interrupted = (): void => { process.exit(130) }
+  const interrupted = (): void => { process.exit(1) }
   process.once('exit', cleanUp)
-  process.once('SIGINT', interrupted)
+  for (const signal of signals) process.once(signal, interrupted)
   try {
     const rows: CompareRow[] = []
     const roofs: unknown[] = []
@@ -91,9 +91,11 @@ export async function run(args: string[]): Promise<unknown> {
   } finally {
     cleanUp()
     process.off('exit', cleanUp)
-    process.off('SIGINT', interrupted)
+    for (const signal of signals) process.off(signal, interrupted)
   }
 }
+
+const signals = ['SIGINT', 'SIGTERM'] as const
 
 /** The path of a contender's stand-in, empty for ours. */
 function writeModel(dir: string, { engine, format }: Contender, depth: number): string {

@@ -30,6 +30,8 @@ async function repetition(runner: Runner, { batches, decodeTokens, prefillTokens
 
 const send = (message: FromWorker): void => { process.send?.(message) }
 
+process.once('disconnect', () => process.exit())   // the benchmark has ended, however
+
 try {
   const runner = await load()
   await runner.prepare()
