@@ -166,21 +166,22 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
   }
 }
 
-function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
+/** The most tokens per second of all rows together, by memory or by multiply-adds at `peak`, and the bytes that one step reads. */
+export function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
   const bytes = cost.weightBytesPerStep + batch * cost.kvBytesPerStep(context)
   const memorySeconds = bytes / roof.readBytesPerSecond, computeSeconds = batch * cost.decodeFlops(context) / peak
   return { tokensPerSecond: batch / Math.max(memorySeconds, computeSeconds), by: memorySeconds > computeSeconds ? 'memory' : 'compute', bytes }
 }
 
 /** The multiply-adds that products of this type could do; int4 is computed as int8. */
-function peakOf(roof: Roof, dtype: Dtype): number {
+export function peakOf(roof: Roof, dtype: Dtype): number {
   return dtype === 'float32' ? roof.float32FlopsPerSecond : dtype === 'bfloat16' ? roof.bfloat16FlopsPerSecond : roof.int8OpsPerSecond
 }
 
 const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, logitBias: [], seed: 0 }
 
 /** Rows of a model whose prompts are prefilled once and that decode again and again from there. */
-class Runner {
+export class Runner {
   readonly #model: NativeModel
   readonly #vocabSize: number
   readonly #rows: { sequence: NativeSequence, next: number, start: number }[] = []
@@ -241,7 +242,7 @@ class Runner {
   }
 }
 
-function argmax(logits: Float32Array, at: number, count: number): number {
+export function argmax(logits: Float32Array, at: number, count: number): number {
   let best = at
   let largest = logits[at] ?? NaN
   for (let i = at + 1; i < at + count; i++) {
@@ -252,7 +253,7 @@ function argmax(logits: Float32Array, at: number, count: number): number {
 }
 
 /** Ids that look random and are the same in every run. */
-function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
+export function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
   let state = seed + 1
   return Int32Array.from({ length: count }, () => {
     state = Math.imul(state, 1664525) + 1013904223 >>> 0
@@ -286,8 +287,8 @@ function printRows(rows: DecodeRow[]): void {
   if (first.otherLoad > 0.1) console.log(`note: other processes kept ${first.otherLoad.toFixed(1)} processors busy meanwhile`)
 }
 
-const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
-const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
+export const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
+export const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
 const mebi = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
 
 function readOptions(args: string[]): Options | null {
