@@ -184,14 +184,11 @@ inline void put_value(const float* v, int D, int DV, int slot, bf16* page) {
   bf16 rounded[1024] = {};
   store_all(v, D, rounded);
   bf16* row = page + static_cast<int64_t>(slot / 2) * DV * 2;
-  if (slot % 2 == 0) {
-    const bf16 zero = from_float<bf16>(0.0f);  // note: the pair's other half is read with weight 0 and must be finite
-    for (int d = 0; d < DV; d++) {
-      row[2 * d] = rounded[d];
-      row[2 * d + 1] = zero;
-    }
-  } else {
-    for (int d = 0; d < DV; d++) row[2 * d + 1] = rounded[d];
+  for (int d = 0; d < DV; d++) {
+    uint32_t pair = 0;  // note: the first of a pair clears the second, which is read with weight 0 and must be finite
+    if (slot % 2 == 1) std::memcpy(&pair, row + 2 * d, 4);
+    pair = slot % 2 == 0 ? rounded[d].bits : (pair & 0xffffu) | static_cast<uint32_t>(rounded[d].bits) << 16;
+    std::memcpy(row + 2 * d, &pair, 4);
   }
 }
 
