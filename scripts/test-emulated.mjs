@@ -14,7 +14,7 @@ import { fileURLToPath } from 'node:url'
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const work = join(root, 'build-emulated')
 const pattern = new RegExp(process.argv[2] ?? '')       // of target/file
-const fileTimeoutMs = 300_000
+const fileTimeoutMs = 400_000
 const testOneIn = 11                                    // of the many cases of a kernel; has no divisor in common with their dimensions
 
 // note: features that qemu lacks are taken away, or it warns of each
