@@ -71,7 +71,8 @@ cli('inspect says what a loaded model says', async () => {
     const { model } = loaded
     assert.is(inspection.parameters, model.numParams)
     assert.is(inspection.kvBytesPerToken[dtype], model.backend.kvBytesPerToken)
-    assert.ok(Math.abs(inspection.weightBytes[dtype] / model.memoryBytes - 1) < 0.1, `${inspection.weightBytes[dtype]} of ${model.memoryBytes}`)
+    const weightBytes = inspection.weightBytes[dtype] ?? NaN
+    assert.ok(Math.abs(weightBytes / model.memoryBytes - 1) < 0.1, `${weightBytes} of ${model.memoryBytes}`)
     assert.equal({ ...inspection.config, generation: inspection.generation }, { ...model.config })
     await loaded[Symbol.asyncDispose]()
   }

@@ -165,15 +165,15 @@ async function allTargets(dir: string): Promise<Target[]> {
 
 /** Reads `dir`; the check is what a caller relies on: exactly the tensors of the spec, each inside its file, and the model loads. */
 async function readValid(dir: string): Promise<() => Promise<void>> {
-  const { spec, tensors, files } = await readCheckpoint(dir)
+  const { spec, tensors, files, packed } = await readCheckpoint(dir)
   return async () => {
-    assert.equal(tensors.map((t) => t.name).sort(), native().describe(spec).tensors.map((t) => t.name).sort())
+    assert.equal(tensors.map((t) => t.name).sort(), native().describe(spec, packed).tensors.map((t) => t.name).sort())
     const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size))
     for (const { name, shape, dtype, file, offset } of tensors) {
       const end = offset + shape.reduce((product, n) => product * n, 1) * itemSizes[dtype]
       assert.ok(offset >= 0 && end <= (sizes[file] ?? 0), `${name} ends at ${end} of ${sizes[file]}`)
     }
-    const model = await native().load(spec, tensors, files, { dtype: 'float32', threads: 1 }).promise
+    const model = await native().load(spec, tensors, files, { dtype: packed ?? 'float32', threads: 1, packed: packed !== undefined }).promise
     await model.dispose()
   }
 }
