@@ -1,6 +1,6 @@
-interface Command { summary: string, load: () => Promise<{ run: (args: string[]) => Promise<unknown> }> }
+export interface Command { summary: string, load: () => Promise<{ run: (args: string[]) => Promise<unknown> }> }
 
-const commands: Record<string, Command> = {
+const ofThePackage: Record<string, Command> = {
   decode: { summary: 'decode and prefill speed against the measured roof of this machine', load: () => import('./decode.js') },
   kernels: { summary: 'every kernel at the shapes of d12 and d20, against the roof and its reference', load: () => import('./kernels.js') },
   load: { summary: 'from a checkpoint file to the first token, against reading the file', load: () => import('./load.js') },
@@ -8,14 +8,15 @@ const commands: Record<string, Command> = {
 }
 
 /** Runs `<program> <name> <args>` and returns its exit code. The benchmark prints tables while it runs; the last line is its JSON document. */
-export async function runBenchmark([name = '', ...args]: readonly string[], program: string): Promise<number> {
+export async function runBenchmark([name = '', ...args]: readonly string[], program: string, more: Record<string, Command> = {}): Promise<number> {
+  const commands = { ...ofThePackage, ...more }
   if (name === '' || name === '--help' || name === '-h') {
-    console.log(`${program} <command> [options]; <command> --help lists its options\n\n${list()}`)
+    console.log(`${program} <command> [options]; <command> --help lists its options\n\n${list(commands)}`)
     return name === '' ? 2 : 0
   }
-  const command = Object.hasOwn(commands, name) ? commands[name] : undefined
+  const command = Object.entries(commands).find(([known]) => known === name)?.[1]
   if (command === undefined) {
-    console.error(`Expected a benchmark but received ${JSON.stringify(name)}. There are:\n${list()}`)
+    console.error(`Expected a benchmark but received ${JSON.stringify(name)}. There are:\n${list(commands)}`)
     return 2
   }
   const { run } = await command.load()
@@ -24,6 +25,6 @@ export async function runBenchmark([name = '', ...args]: readonly string[], prog
   return 0
 }
 
-function list(): string {
+function list(commands: Record<string, Command>): string {
   return Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`).join('\n')
 }

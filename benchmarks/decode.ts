@@ -1,15 +1,18 @@
 // Prefill and decode speed, with nanochat's infer_bench as the model for the card and the table. Timed regions:
 //   TTFT     a fresh sequence, forward of the prompt in the engine's chunks, argmax of the last logits
-//   TPOT     one step of all rows: forward of one token each, argmax of each row's logits in JavaScript
+//   TPOT     one step of all rows, a pass and the argmax of each row's logits, in the addon's decode with the engine's limits:
+//            a burst of steps from JavaScript and back, divided by its steps
 //   prefill  as TTFT, of --prefill-tokens
 // Every row of a batch has keys and values of its own, as rows of different conversations have. A step of the roof reads
 // all matrices once and each row's visible keys and values, at the read bandwidth that the same number of threads reached
 // just before or after the repetition, or does its multiply-adds at their peak of the run, whichever takes longer. Shares
 // of the roof are medians of the repetitions' shares.
 import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
-import { prefillChunk } from '../lib/decode.js'
+import { nativeSampler } from '../lib/cpu-backend.js'
+import { burst, prefillChunk } from '../lib/decode.js'
 import { invalidArg } from '../lib/errors.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeSequence, type WeightDtype } from '../lib/native.js'
+import { newSampler } from '../lib/sampling.js'
 import { costOf, countParameters, depthSpec, type Cost } from './cost.js'
 import { cpuName, otherLoad, Roofs, type Roof } from './machine.js'
 import { depthOf, integer, integers, parseOptions } from './options.js'
@@ -163,23 +166,26 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
   }
 }
 
-function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
+/** The most tokens per second of all rows together, by memory or by multiply-adds at `peak`, and the bytes that one step reads. */
+export function roofOf(cost: Cost, batch: number, context: number, roof: Roof, peak: number): { tokensPerSecond: number, by: 'memory' | 'compute', bytes: number } {
   const bytes = cost.weightBytesPerStep + batch * cost.kvBytesPerStep(context)
   const memorySeconds = bytes / roof.readBytesPerSecond, computeSeconds = batch * cost.decodeFlops(context) / peak
   return { tokensPerSecond: batch / Math.max(memorySeconds, computeSeconds), by: memorySeconds > computeSeconds ? 'memory' : 'compute', bytes }
 }
 
 /** The multiply-adds that products of this type could do; int4 is computed as int8. */
-function peakOf(roof: Roof, dtype: Dtype): number {
+export function peakOf(roof: Roof, dtype: Dtype): number {
   return dtype === 'float32' ? roof.float32FlopsPerSecond : dtype === 'bfloat16' ? roof.bfloat16FlopsPerSecond : roof.int8OpsPerSecond
 }
 
+const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, logitBias: [], seed: 0 }
+
 /** Rows of a model whose prompts are prefilled once and that decode again and again from there. */
-class Runner {
+export class Runner {
   readonly #model: NativeModel
   readonly #vocabSize: number
   readonly #rows: { sequence: NativeSequence, next: number, start: number }[] = []
-  #out: Float32Array
+  readonly #out: Float32Array
 
   constructor(model: NativeModel, vocabSize: number) {
     this.#model = model
@@ -189,25 +195,28 @@ class Runner {
 
   /** Makes sure that `batch` rows have their prompts in their caches, each a different one. */
   async prepare(batch: number, promptTokens: number): Promise<void> {
-    if (this.#out.length < batch * this.#vocabSize) this.#out = new Float32Array(batch * this.#vocabSize)
     while (this.#rows.length < batch) {
       const sequence = this.#model.newSequence()
       this.#rows.push({ sequence, next: await this.#append(sequence, randomIds(promptTokens, this.#vocabSize, this.#rows.length)), start: promptTokens })
     }
   }
 
-  /** Milliseconds of each of `count` greedy steps of the first `batch` rows, which are then back at their prompts. */
+  /** Milliseconds of each of `count` greedy steps, those of one burst alike, of the first `batch` rows, which are then back at their prompts. */
   async decode(batch: number, count: number): Promise<number[]> {
     const rows = this.#rows.slice(0, batch)
     const sequences = rows.map(({ sequence }) => sequence)
-    const tokens = Int32Array.from(rows, ({ next }) => next), counts = new Int32Array(batch).fill(1), wanted = new Uint8Array(batch).fill(1)
-    const V = this.#vocabSize
+    const samplers = rows.map((_, row) => nativeSampler(newSampler(greedy, row, this.#vocabSize, [])))
+    let tokens = Int32Array.from(rows, ({ next }) => next)
+    const counts = new Int32Array(batch).fill(1), pauseIds = new Int32Array(0)
     const ms: number[] = []
-    for (let i = 0; i < count; i++) {
+    while (ms.length < count) {
+      const maxSteps = Math.min(burst.maxSteps, count - ms.length)
       const start = performance.now()
-      await this.#model.forward(sequences, tokens, counts, wanted, this.#out).promise
-      for (let r = 0; r < batch; r++) tokens[r] = argmax(this.#out, r * V, V)
-      ms.push(performance.now() - start)
+      const ids = await this.#model.decode(sequences, tokens, counts, samplers, pauseIds, maxSteps, burst.budgetMs).promise
+      const steps = ids.length / batch
+      const stepMs = (performance.now() - start) / steps
+      for (let step = 0; step < steps; step++) ms.push(stepMs)
+      tokens = ids.slice(-batch)
     }
     for (const { sequence, start } of rows) sequence.truncate(start)
     return ms
@@ -233,7 +242,7 @@ class Runner {
   }
 }
 
-function argmax(logits: Float32Array, at: number, count: number): number {
+export function argmax(logits: Float32Array, at: number, count: number): number {
   let best = at
   let largest = logits[at] ?? NaN
   for (let i = at + 1; i < at + count; i++) {
@@ -244,7 +253,7 @@ function argmax(logits: Float32Array, at: number, count: number): number {
 }
 
 /** Ids that look random and are the same in every run. */
-function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
+export function randomIds(count: number, vocabSize: number, seed: number): Int32Array {
   let state = seed + 1
   return Int32Array.from({ length: count }, () => {
     state = Math.imul(state, 1664525) + 1013904223 >>> 0
@@ -278,8 +287,8 @@ function printRows(rows: DecodeRow[]): void {
   if (first.otherLoad > 0.1) console.log(`note: other processes kept ${first.otherLoad.toFixed(1)} processors busy meanwhile`)
 }
 
-const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
-const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
+export const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`
+export const giga = (value: number): string => (value / 1e9).toFixed(value < 1e11 ? 1 : 0)
 const mebi = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
 
 function readOptions(args: string[]): Options | null {

@@ -1,3 +1,5 @@
+import type { Sampler } from './sampling.js'
+
 /** What computes: logits from tokens, over sequences whose keys and values it keeps (ARCHITECTURE.md 1 and 2). */
 export interface Backend {
   readonly device: string
@@ -11,6 +13,26 @@ export interface Backend {
    * pass at a time. When the pass fails or `signal` aborts (rejects with `signal.reason`), no sequence has changed.
    */
   forward(rows: readonly ForwardRow[], options?: { signal?: AbortSignal | undefined, out?: Float32Array }): Promise<Float32Array>
+  /**
+   * What lib/decode.ts does with `forward` and its sampler, for a backend that draws the same tokens without JavaScript in
+   * every step: one token per step and row, in all rows, until one is a pause id, for `maxSteps` steps or to the end of the
+   * step that passes `budgetMs`. Resolves to each row's tokens, at least one; all but the last are in the sequence. When it
+   * fails or `signal` aborts, no sequence has changed.
+   */
+  decode?(rows: readonly BackendDecodeRow[], options: BackendDecodeOptions): Promise<number[][]>
+}
+
+export interface BackendDecodeRow {
+  sequence: Sequence
+  tokens: Int32Array               // (T), T >= 1, not in the sequence yet
+  sampler: Sampler
+}
+
+export interface BackendDecodeOptions {
+  pauseIds: readonly number[]
+  maxSteps: number
+  budgetMs: number
+  signal?: AbortSignal | undefined
 }
 
 export interface ForwardRow {

@@ -1,6 +1,7 @@
 import type { Backend, ForwardRow, Sequence } from './backend.js'
 import { NanochatError, invalidArg, type ErrorCode } from './errors.js'
-import type { NativeJob, NativeModel, NativeSequence } from './native.js'
+import type { NativeJob, NativeModel, NativeSampler, NativeSequence } from './native.js'
+import type { Sampler } from './sampling.js'
 
 const wantedLogits = { none: 0, last: 1, all: 2 } as const
 
@@ -17,7 +18,25 @@ export function cpuBackend(model: NativeModel, vocabSize: number): Backend {
       const logits = out !== undefined && out.length >= positions * vocabSize ? out : new Float32Array(positions * vocabSize)
       await runJob(() => startPass(model, rows, logits), signal)
       return logits
+    },
+    async decode(rows, { pauseIds, maxSteps, budgetMs, signal }) {
+      signal?.throwIfAborted()
+      const { sequences, tokens, counts } = passOf(rows)
+      const samplers = rows.map(({ sampler }) => nativeSampler(sampler))
+      const ids = await runJob(() => model.decode(sequences, tokens, counts, samplers, Int32Array.from(pauseIds), maxSteps, budgetMs), signal)
+      return rows.map((_, row) => Array.from(ids.filter((_, i) => i % rows.length === row)))
     }
+  }
+}
+
+/** A sampler as the addon's decode wants it. */
+export function nativeSampler({ params, row, seen }: Sampler): NativeSampler {
+  const { temperature, topK, topP, minP, repetitionPenalty, seed, logitBias } = params
+  return {
+    temperature, topK, topP, minP, repetitionPenalty, seed, row,
+    biasIds: Int32Array.from(logitBias, ([id]) => id),
+    biases: Float32Array.from(logitBias, ([, bias]) => bias),
+    seen: Int32Array.from(seen?.ids ?? [])
   }
 }
 
@@ -66,6 +85,11 @@ class CpuSequence implements Sequence {
 }
 
 function startPass(model: NativeModel, rows: readonly ForwardRow[], out: Float32Array): NativeJob<void> {
+  const { sequences, tokens, counts } = passOf(rows)
+  return model.forward(sequences, tokens, counts, Uint8Array.from(rows, (row) => wantedLogits[row.logits]), out)
+}
+
+function passOf(rows: readonly { sequence: Sequence, tokens: Int32Array }[]): { sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array } {
   const counts = Int32Array.from(rows, (row) => row.tokens.length)
   const tokens = new Int32Array(counts.reduce((sum, count) => sum + count, 0))
   let begin = 0
@@ -77,7 +101,7 @@ function startPass(model: NativeModel, rows: readonly ForwardRow[], out: Float32
     if (row.sequence instanceof CpuSequence) return row.sequence.native
     throw invalidArg('sequence', 'a sequence of this backend', row.sequence)
   })
-  return model.forward(sequences, tokens, counts, Uint8Array.from(rows, (row) => wantedLogits[row.logits]), out)
+  return { sequences, tokens, counts }
 }
 
 function typedError(error: unknown): unknown {

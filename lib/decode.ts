@@ -1,16 +1,16 @@
 import { setImmediate as eventLoopTurn } from 'node:timers/promises'
-import type { Backend, Sequence } from './backend.js'
-import { logprobs, sample } from './sampling.js'
+import type { Backend, BackendDecodeOptions, BackendDecodeRow } from './backend.js'
+import { forget, logprobs, observe, sample } from './sampling.js'
 import type { Sampler } from './sampling.js'
 
 /** Tokens one pass takes of a prompt, so that running rows keep stepping between the pieces. */
 export const prefillChunk = 256
 
-/** A row to continue: its tokens that are not in its sequence yet, and how the next ones are drawn. */
-export interface DecodeRow {
-  sequence: Sequence
-  tokens: Int32Array               // (T), T >= 1
-  sampler: Sampler
+/** How far rows run ahead at most before JavaScript sees their tokens and other calls get their turn. */
+export const burst = { maxSteps: 64, budgetMs: 8 } as const
+
+/** A row to continue. */
+export interface DecodeRow extends BackendDecodeRow {
   maxSteps: number                 // tokens to draw at most
   logprobs: number | null          // alternatives per token; null: none wanted
 }
@@ -23,40 +23,51 @@ export interface Run {
 
 export interface TokenLogprobs { token: number, top: { id: number, logprob: number }[] }
 
-export interface DecodeOptions {
-  pauseIds: readonly number[]      // a row stops after one of these: what follows is not the model's to say alone
-  maxSteps: number
-  signal?: AbortSignal | undefined
+export interface DecodeOptions extends BackendDecodeOptions {
   out?: Float32Array               // (rows, V), scratch
 }
 
 /**
- * Draws up to `maxSteps` tokens for every row, all rows in one pass per step (ARCHITECTURE.md 1). When it rejects, with
- * `signal.reason` or the backend's error, every sequence is as it was.
+ * Draws as many tokens for one row as for the others, all rows in one pass per step (ARCHITECTURE.md 1): until one of them
+ * has to stop, after a pause id or at its own maxSteps, for `maxSteps` steps or to the end of the step that passes
+ * `budgetMs`. None runs ahead alone, because a pass for one row costs about as much as one for all. When it rejects, with
+ * `signal.reason` or the backend's error, every sequence and sampler is as it was; else the samplers have seen the draws.
  */
 export async function decode(backend: Backend, rows: readonly DecodeRow[], options: DecodeOptions): Promise<Run[]> {
-  const { pauseIds, maxSteps, signal, out } = options
+  const maxSteps = Math.min(options.maxSteps, ...rows.map((row) => row.maxSteps))
+  if (!backend.decode || rows.some(({ logprobs }) => logprobs !== null)) return decodeByForward(backend, rows, { ...options, maxSteps })
+  const { pauseIds, budgetMs, signal } = options
+  const runs = await backend.decode(rows, { pauseIds, maxSteps, budgetMs, signal })
+  rows.forEach(({ sampler }, i) => { for (const id of runs[i] as number[]) observe(sampler, id) })
+  return runs.map((ids) => ({ ids, logprobs: [] }))
+}
+
+/** The steps one by one: what every backend's own `decode` must give. */
+async function decodeByForward(backend: Backend, rows: readonly DecodeRow[], { pauseIds, maxSteps, budgetMs, signal, out }: DecodeOptions): Promise<Run[]> {
   const V = backend.vocabSize
-  const lengths = rows.map(({ sequence }) => sequence.length)
+  const before = rows.map(({ sequence, sampler }) => ({ length: sequence.length, seen: sampler.seen?.ids.length ?? 0 }))
   const runs: Run[] = rows.map(() => ({ ids: [], logprobs: [] }))
-  let going = rows.map((row, i) => ({ row, run: runs[i] as Run, tokens: row.tokens }))
+  const startedAt = performance.now()
+  let tokens = rows.map((row) => row.tokens)
   try {
-    for (let step = 0; step < maxSteps && going.length > 0; step++) {
-      const passRows = going.map(({ row, tokens }) => ({ sequence: row.sequence, tokens, logits: 'last' as const }))
+    for (let step = 0, stops = false; step < maxSteps && !stops; step++) {
+      const passRows = rows.map(({ sequence }, i) => ({ sequence, tokens: tokens[i] as Int32Array, logits: 'last' as const }))
       const logits = await backend.forward(passRows, out ? { signal, out } : { signal })
-      const draws = await draw(going.map(({ row }, i) => {
-        return { ...row, logits: logits.subarray(i * V, (i + 1) * V), position: row.sequence.length }
-      }))
-      going.forEach((entry, i) => {
-        const drawn = draws[i] as Drawn
-        entry.run.ids.push(drawn.id)
-        if (drawn.logprobs) entry.run.logprobs.push(drawn.logprobs)
-        entry.tokens = Int32Array.of(drawn.id)
+      const draws = await draw(rows.map((row, i) => ({ ...row, logits: logits.subarray(i * V, (i + 1) * V), position: row.sequence.length })))
+      draws.forEach(({ id, logprobs }, i) => {
+        runs[i]?.ids.push(id)
+        if (logprobs) runs[i]?.logprobs.push(logprobs)
+        observe((rows[i] as DecodeRow).sampler, id)
       })
-      going = going.filter(({ row, run }) => run.ids.length < row.maxSteps && !pauseIds.includes(run.ids.at(-1) as number))
+      tokens = draws.map(({ id }) => Int32Array.of(id))
+      stops = performance.now() - startedAt >= budgetMs || draws.some(({ id }) => pauseIds.includes(id))
     }
   } catch (error) {
-    rows.forEach(({ sequence }, i) => { if (sequence.length > (lengths[i] as number)) sequence.truncate(lengths[i] as number) })
+    rows.forEach(({ sequence, sampler }, i) => {
+      const { length, seen } = before[i] as { length: number, seen: number }
+      if (sequence.length > length) sequence.truncate(length)
+      forget(sampler, seen)
+    })
     throw error
   }
   return runs

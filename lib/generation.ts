@@ -227,11 +227,15 @@ export class Generation {
     }
   }
 
-  /** Gives every row of `rows` its next token, or has it wait where a long tool answer must be read first. */
+  /**
+   * Gives every row of `rows` its next tokens, or has it wait where a long tool answer must be read first. They run ahead
+   * no further than the others have: all rows of a call then need tokens at the same time and share passes.
+   */
   async #decode(rows: readonly Row[]): Promise<void> {
     const { scheduler } = this.#context
-    const { logprobs, stops, sampling } = this.#options
-    const needsHost = logprobs !== null || stops.length > 0 || sampling.repetitionPenalty !== 1
+    const { logprobs, stops } = this.#options
+    const needsHost = logprobs !== null || stops.length > 0
+    const ahead = Math.min(...this.rows.flatMap(({ ready }) => ready.length > 0 ? [ready.length] : []))
     const continued = []
     for (const row of rows) {
       const { sequence } = row
@@ -243,7 +247,7 @@ export class Generation {
         this.#wait(row, read.then(() => { this.#reading.delete(read) }))
         continue
       }
-      const maxSteps = needsHost ? 1 : this.#maxOutput - row.output.length
+      const maxSteps = needsHost ? 1 : Math.min(ahead, this.#maxOutput - row.output.length)
       continued.push({ row, decodeRow: { sequence, tokens, sampler: row.sampler, maxSteps, logprobs } })
     }
     if (continued.length === 0) return

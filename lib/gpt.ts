@@ -1,4 +1,4 @@
-import type { Backend, ForwardRow, Sequence } from './backend.js'
+import type { Backend, Sequence } from './backend.js'
 import { prefillChunk } from './decode.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { KVCache } from './kv-cache.js'
@@ -56,6 +56,7 @@ export class GPT implements AsyncDisposable {
     this.numParams = numParams
     this.memoryBytes = memoryBytes
     this.#end = dispose
+    const decode = backend.decode?.bind(backend)
     this.backend = {
       device: backend.device,
       vocabSize: backend.vocabSize,
@@ -64,7 +65,8 @@ export class GPT implements AsyncDisposable {
         this.#checkAlive()
         return backend.newSequence()
       },
-      forward: (rows, options) => this.#forward(backend, rows, options)
+      forward: (rows, options) => this.#pass(options?.signal, (signal) => backend.forward(rows, { ...options, signal })),
+      ...(decode && { decode: (rows, options) => this.#pass(options.signal, (signal) => decode(rows, { ...options, signal })) })
     }
   }
 
@@ -159,11 +161,12 @@ export class GPT implements AsyncDisposable {
     return out
   }
 
-  async #forward(backend: Backend, rows: readonly ForwardRow[], options: Parameters<Backend['forward']>[1] = {}): Promise<Float32Array> {
+  /** What `start` resolves to; the signal it gets aborts also when the model is disposed. */
+  async #pass<T>(outer: AbortSignal | undefined, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.#checkAlive()
-    options.signal?.throwIfAborted()
-    const { controller: cancel, unlink } = linkedAbort(options.signal)
-    const end = backend.forward(rows, { ...options, signal: cancel.signal })
+    outer?.throwIfAborted()
+    const { controller: cancel, unlink } = linkedAbort(outer)
+    const end = start(cancel.signal)
     const pass = { cancel, end }
     this.#passes.add(pass)
     try {

@@ -41,6 +41,20 @@ export interface NativeSequence {
   dispose(): void
 }
 
+/** A Sampler (lib/sampling.ts) as the addon wants it. */
+export interface NativeSampler {
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  repetitionPenalty: number
+  seed: number
+  row: number
+  biasIds: Int32Array
+  biases: Float32Array
+  seen: Int32Array                 // each id once; of use to the repetition penalty only
+}
+
 export interface NativeModel {
   readonly memoryBytes: number
   /** Bytes of the matrices, which a decoding step reads once for all rows. */
@@ -59,6 +73,13 @@ export interface NativeModel {
   forward(sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array, logits: Uint8Array, out: Float32Array): NativeJob<void>
   /** Writes a new file that loads with `packed`. `metadata` is a JSON object of strings, for its header. */
   save(path: string, metadata: string, onProgress?: NativeProgress): NativeJob<void>
+  /**
+   * Appends tokens as `forward` does, then draws one token per step for every row and appends the draws of the step before,
+   * until one of them is in `pauseIds`, for `maxSteps` steps, or to the end of the step that passes `budgetMs`. Resolves to
+   * the draws, (steps, rows); those of the last step are not in the sequences. Rejects as `forward`.
+   */
+  decode(sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array, samplers: NativeSampler[], pauseIds: Int32Array,
+    maxSteps: number, budgetMs: number): NativeJob<Int32Array>
   /** Stops the inference thread, then frees everything. Sequences become unusable. */
   dispose(): Promise<void>
 }
@@ -117,6 +138,8 @@ export interface NativeBinding {
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
   /** Measures for each number of threads, about a quarter of a second each, off the JavaScript thread. */
   probe(threads: number[], isa?: string): Promise<MachineLimits[]>
+  /** The token that `decode` draws for absolute index `position` from `logits` (V), which stay as they are. */
+  sample(sampler: NativeSampler, vocabSize: number, position: number, logits: Float32Array): number
   kernels: NativeKernels
 }
 

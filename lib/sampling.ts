@@ -35,6 +35,11 @@ export function observe({ seen }: Sampler, id: number): void {
   seen.ids.push(id)
 }
 
+/** Takes back what it was told after the first `count` different ids. */
+export function forget({ seen }: Sampler, count: number): void {
+  for (const id of seen?.ids.splice(count) ?? []) if (seen) seen.flags[id] = 0
+}
+
 /**
  * The token for absolute index `position` of the row, from the raw `logits` (V), which stay as they are. Bias, penalty,
  * temperature, top-k, top-p, min-p, then Gumbel-max, in the order and precision of MODEL.md 5: the same arguments give

@@ -8,7 +8,8 @@ export interface SchedulerOptions {
   maxRows: number
   kvCacheBytes: number
   pauseIds: readonly number[]
-  maxSteps: number                 // tokens a row may run ahead in one decode; 1 where sampling is JavaScript's
+  maxSteps: number                 // of one decoding; 1 where sampling is JavaScript's
+  budgetMs: number                 // what arrives meanwhile waits as long, or for one step
 }
 
 /** Rows and bytes of KV cache that a call holds. */
@@ -18,9 +19,9 @@ export interface Reservation {
 }
 
 /**
- * Shares one backend among all calls of an engine, step by step: a pass that continues every row that asked for it, then
+ * Shares one backend among all calls of an engine: a few steps that continue every row that asked for it, then
  * one piece of one prompt, and again. Prompts take turns. A piece of a prompt is a pass of its own and obeys its call's
- * signal at once; a decoding pass of several calls is short and runs to its end.
+ * signal at once; a decoding of several calls is short and runs to its end.
  */
 export class Scheduler {
   readonly #backend: Backend
@@ -109,7 +110,7 @@ export class Scheduler {
 
   async #run(): Promise<void> {
     for (;;) {
-      await eventLoopTurn()                    // calls whose rows were just served ask for their next step: one pass for all
+      await eventLoopTurn()                    // calls whose rows were just served ask for their next steps: the same passes for all
       const jobs = this.#decodes.splice(0)
       if (jobs.length > 0) await this.#decodePass(jobs)
       const piece = this.#prefills.shift()
@@ -138,8 +139,8 @@ export class Scheduler {
     const rows = jobs.flatMap((job) => job.rows)
     const only = jobs.length === 1 ? jobs[0] : undefined
     try {
-      const { pauseIds, maxSteps } = this.#options
-      const runs = await decode(this.#backend, rows, { pauseIds, maxSteps, signal: only?.signal, out: this.#outFor(rows.length) })
+      const { pauseIds, maxSteps, budgetMs } = this.#options
+      const runs = await decode(this.#backend, rows, { pauseIds, maxSteps, budgetMs, signal: only?.signal, out: this.#outFor(rows.length) })
       let first = 0
       for (const job of jobs) {
         const own = runs.slice(first, first += job.rows.length)

@@ -2,6 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Generation, type GenerationContext } from '../lib/generation.js'
 import { checkGenerateOptions } from '../lib/options.js'
+import { newSampler } from '../lib/sampling.js'
 import { Scheduler } from '../lib/scheduler.js'
 import type { GenerateOptions, TokenColumn } from '../lib/types.js'
 import { fakeModel } from './support/fake-backend.js'
@@ -15,7 +16,7 @@ const ids = { bos, assistantEnd, pythonStart, pythonEnd, outputStart, outputEnd,
 /** All columns of one call on a backend that may run `maxSteps` tokens ahead. */
 async function columns(maxSteps: number, options: GenerateOptions): Promise<unknown> {
   const { model, backend } = fakeModel({ vocabSize: V })
-  const scheduler = new Scheduler(model.backend, { maxRows: 64, kvCacheBytes: 1e6, pauseIds: [assistantEnd, bos, pythonEnd], maxSteps })
+  const scheduler = new Scheduler(model.backend, { maxRows: 64, kvCacheBytes: 1e6, pauseIds: [assistantEnd, bos, pythonEnd], maxSteps, budgetMs: 1e6 })
   const context: GenerationContext = { model, scheduler, text: { tokenizer, ids }, enter: () => undefined, leave: () => undefined }
   const kvCache = options.numSamples === 1 ? model.newCache() : undefined
   const checked = checkGenerateOptions({ ...options, kvCache }, { vocabSize: V, maxRows: 64, defaultTool: () => null })
@@ -43,9 +44,30 @@ test('running ahead changes no column: tools, terminal tokens, limits, stop stri
   }
 })
 
+test('a prompt that arrives while others decode waits for one burst', async () => {
+  const { model, backend } = fakeModel({ vocabSize: V, passMs: 5 })
+  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 1e6, pauseIds: [], maxSteps: 64, budgetMs: 12 })
+  const { signal } = new AbortController()
+  const sampler = newSampler(checkGenerateOptions({}, { vocabSize: V, maxRows: 4, defaultTool: null }).sampling, 0, V, [])
+  const row = { sequence: model.backend.newSequence(), tokens: Int32Array.of(1), sampler, maxSteps: 64, logprobs: null }
+  const order: string[] = []
+  const decodes = scheduler.decode([row], signal).then(async ([run]) => {
+    order.push('burst')
+    const more = await scheduler.decode([{ ...row, tokens: Int32Array.of(run?.ids.at(-1) ?? 0) }], signal)
+    order.push('burst')
+    return [run, ...more]
+  })
+  while (backend.passes.length === 0) await new Promise(setImmediate)
+  await scheduler.prefill(model.backend.newSequence(), Int32Array.of(1, 2), 'none', signal)
+  order.push('prompt')
+  const steps = (await decodes).map((run) => run?.ids.length ?? 0)
+  assert.equal(order, ['burst', 'prompt', 'burst'])
+  assert.ok(steps.every((count) => count >= 1 && count <= 4), `bursts of ${steps} steps`)
+})
+
 test('a queue of admissions is served in order and skips who left', async () => {
   const { model } = fakeModel({ vocabSize: V, kvBytesPerToken: 2 })
-  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 100, pauseIds: [], maxSteps: 1 })
+  const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 100, pauseIds: [], maxSteps: 1, budgetMs: 0 })
   const { signal } = new AbortController()
   const order: string[] = []
   const first = await scheduler.reserve(1, 40, signal)

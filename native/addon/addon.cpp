@@ -4,6 +4,7 @@
 #include "addon/kernels.h"
 #include "addon/model.h"
 #include "addon/probe.h"
+#include "addon/samplers.h"
 #include "addon/sandbox.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -13,6 +14,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
   exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));
   exports.Set("probe", Napi::Function::New(env, nanochat::probe, "probe"));
+  exports.Set("sample", Napi::Function::New(env, nanochat::sample, "sample"));
   exports.Set("kernels", nanochat::make_kernels(env));
   init_sandbox(env, exports);
   return exports;

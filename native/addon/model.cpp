@@ -6,6 +6,8 @@
 
 #include "addon/convert.h"
 #include "addon/runner.h"
+#include "addon/samplers.h"
+#include "cpu/decode.h"
 #include "cpu/machine.h"
 #include "cpu/packed_file.h"
 
@@ -182,6 +184,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       InstanceMethod<&NativeModel::new_sequence>("newSequence"),
       InstanceMethod<&NativeModel::forward>("forward"),
       InstanceMethod<&NativeModel::save>("save"),
+      InstanceMethod<&NativeModel::decode>("decode"),
       InstanceMethod<&NativeModel::dispose>("dispose"),
     });
   }
@@ -231,45 +234,72 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     return NativeSequence::create(info.Env(), std::make_shared<SequenceState>(runner_, std::make_unique<Sequence>(page_pool_)));
   }
 
-  // forward(sequences, tokens, counts, logits, out)
-  Napi::Value forward(const Napi::CallbackInfo& info) {
+  // The sequences, tokens and counts with which forward and decode begin. `steps`: passes, of which all but the first take
+  // one token a row.
+  std::shared_ptr<Pass> read_pass(const Napi::CallbackInfo& info, int64_t steps) {
     const Napi::Env env = info.Env();
-    expect_usable(env, runner_->is_closing(), "model");
     auto pass = std::make_shared<Pass>();
-    pass->sequences = expect_sequences(env, info[0]);  // note: first, because getters of a strange array could detach the others
+    pass->sequences = expect_sequences(env, info[0]);  // note: first, because getters of a strange array could detach the others, or dispose the model
+    expect_usable(env, runner_->is_closing(), "model");
     const auto tokens = expect_array<Napi::Int32Array>(info[1], "tokens", napi_int32_array, "an Int32Array");
     const auto counts = expect_array<Napi::Int32Array>(info[2], "counts", napi_int32_array, "an Int32Array");
-    const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
-    const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
     const size_t rows = pass->sequences.size();
-    if (rows == 0 || counts.ElementLength() != rows || wanted.ElementLength() != rows) throw_invalid(env, "Expected as many counts and logits as sequences, at least one.");
+    if (rows == 0 || counts.ElementLength() != rows) throw_invalid(env, "Expected as many counts as sequences, at least one.");
     if (tokens.ElementLength() > static_cast<size_t>(kMostTokensPerPass)) throw_invalid(env, "Expected at most 1048576 tokens in a pass.");
 
     pass->tokens.assign(tokens.Data(), tokens.Data() + tokens.ElementLength());
     for (int32_t id : pass->tokens) {
       if (id < 0 || id >= config_.vocab_size) throw_invalid(env, "Expected token ids from 0 to " + std::to_string(config_.vocab_size - 1) + " but received " + std::to_string(id) + ".");
     }
-    int64_t begin = 0, logits_rows = 0;
+    int64_t begin = 0;
     for (size_t r = 0; r < rows; r++) {
       const int64_t count = counts[r];
       if (count < 1 || count > static_cast<int64_t>(pass->tokens.size()) - begin) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
-      if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
       const auto& state = pass->sequences[r];
-      if (state->length + count > config_.max_positions()) {
-        throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(state->length + count) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
+      const int64_t length = state->length + count + steps - 1;
+      if (length > config_.max_positions()) {
+        throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(length) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
       }
-      pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, static_cast<WantedLogits>(wanted[r])});
-      logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : count;
+      pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, WantedLogits::last});
       begin += count;
     }
     if (begin != static_cast<int64_t>(pass->tokens.size())) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
+    return pass;
+  }
+
+  // Takes the sequences for the pass and enqueues it; `value` is called when it went well.
+  Napi::Object start_pass(const Napi::CallbackInfo& info, const std::shared_ptr<Pass>& pass, std::shared_ptr<Job> job, std::function<Napi::Value(Napi::Env)> value) {
+    for (const auto& state : pass->sequences) state->busy = true;
+    pass->model = Napi::Persistent(info.This().As<Napi::Object>());
+    pass->forget_references();
+    const auto always = [pass](Napi::Env, const Status&) {
+      for (const auto& state : pass->sequences) {
+        state->busy = false;
+        state->length = state->sequence->length();
+      }
+      pass->model.Reset();
+      pass->out.Reset();
+    };
+    return start_job(info.Env(), runner_, std::move(job), std::move(value), always);
+  }
+
+  // forward(sequences, tokens, counts, logits, out)
+  Napi::Value forward(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto pass = read_pass(info, 1);
+    const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
+    const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
+    if (wanted.ElementLength() != pass->rows.size()) throw_invalid(env, "Expected as many logits as sequences.");
+    int64_t logits_rows = 0;
+    for (size_t r = 0; r < pass->rows.size(); r++) {
+      if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
+      pass->rows[r].logits = static_cast<WantedLogits>(wanted[r]);
+      logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : pass->rows[r].count;
+    }
     const size_t logits_size = static_cast<size_t>(logits_rows) * static_cast<size_t>(config_.vocab_size);
     if (out.ElementLength() < logits_size) throw_invalid(env, "Expected out to have room for " + std::to_string(logits_size) + " logits.");
 
-    for (const auto& state : pass->sequences) state->busy = true;
-    pass->model = Napi::Persistent(info.This().As<Napi::Object>());
     pass->out = Napi::Persistent(out.As<Napi::Object>());
-    pass->forget_references();
     auto job = std::make_shared<Job>();
     Runner* runner = runner_.get();
     job->work = [pass, runner, logits_size, job = job.get()] {
@@ -284,15 +314,37 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       if (!pass->logits.empty()) std::memcpy(target.Data(), pass->logits.data(), pass->logits.size() * sizeof(float));
       return e.Undefined();
     };
-    const auto always = [pass](Napi::Env, const Status&) {
-      for (const auto& state : pass->sequences) {
-        state->busy = false;
-        state->length = state->sequence->length();
-      }
-      pass->model.Reset();
-      pass->out.Reset();
+    return start_pass(info, pass, std::move(job), value);
+  }
+
+  // decode(sequences, tokens, counts, samplers, pauseIds, maxSteps, budgetMs)
+  Napi::Value decode(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    DecodeLimits limits;
+    limits.max_steps = expect_integer(info[5], "maxSteps", 1, 1 << 20);
+    limits.budget_ms = expect_number(info[6], "budgetMs", 0, 1e9);
+    auto samplers = std::make_shared<std::vector<Sampler>>(read_samplers(info[3], config_.vocab_size));
+    const auto pass = read_pass(info, limits.max_steps);
+    if (samplers->size() != pass->rows.size()) throw_invalid(env, "Expected as many samplers as sequences.");
+    const auto pause_ids = expect_array<Napi::Int32Array>(info[4], "pauseIds", napi_int32_array, "an Int32Array");
+    limits.pause_ids.assign(pause_ids.Data(), pause_ids.Data() + pause_ids.ElementLength());
+    auto job = std::make_shared<Job>();
+    auto ids = std::make_shared<std::vector<int32_t>>();
+    Runner* runner = runner_.get();
+    job->work = [pass, runner, samplers, limits, logits = decode_logits_, ids, job = job.get()] {
+      CpuModel& model = *runner->model();
+      const int64_t pages_bytes = (limits.max_steps / kPage + 1) * static_cast<int64_t>(model.page_pool()->page_bytes());
+      const int64_t logits_bytes = model.config().vocab_size * static_cast<int64_t>(sizeof(float));
+      const Status status = check_memory(model.pass_bytes(pass->rows) + static_cast<int64_t>(pass->rows.size()) * (pages_bytes + logits_bytes), "pass", "Use fewer rows");
+      if (!status.ok()) return status;
+      return nanochat::decode(model, runner->pool(), pass->rows, *samplers, limits, *logits, job->cancelled, ids.get());
     };
-    return start_job(env, runner_, std::move(job), value, always);
+    const auto value = [ids](Napi::Env e) -> Napi::Value {
+      auto result = Napi::Int32Array::New(e, ids->size());
+      std::copy(ids->begin(), ids->end(), result.Data());
+      return result;
+    };
+    return start_pass(info, pass, std::move(job), value);
   }
 
   // save(path, metadata, onProgress)
@@ -349,6 +401,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
 
   std::shared_ptr<Runner> runner_;
   std::shared_ptr<PagePool> page_pool_;
+  std::shared_ptr<std::vector<float>> decode_logits_ = std::make_shared<std::vector<float>>();  // inference thread
   std::unique_ptr<Napi::ObjectReference> disposed_;  // the promise of dispose()
   ModelConfig config_;
   int64_t memory_bytes_ = 0, matrix_bytes_ = 0, kv_bytes_per_token_ = 0;

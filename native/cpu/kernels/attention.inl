@@ -70,13 +70,9 @@ struct SoftmaxRow {
 };
 
 inline float largest_of(const float* x, int count) {
-  float lanes[kLanes];
   Vec m = load(x);
   for (int i = kLanes; i < count; i += kLanes) m = max(m, load(x + i));
-  store(lanes, m);
-  float largest = lanes[0];
-  for (int i = 1; i < kLanes; i++) largest = std::max(largest, lanes[i]);
-  return largest;
+  return largest_lane(m);
 }
 
 // Scales the scores of keys [lo, hi), turns them into exponentials p (0 elsewhere) and updates the row.
@@ -104,7 +100,7 @@ inline void softmax_page(float* scores, int lo, int hi, float scale, int DV, Sof
       store(row->sum + i, add(load(row->sum + i), e));
     }
   }
-  for (int j = 0; j < kPage; j++) p[j] = from_float<T>(scores[j]);
+  store_all(scores, kPage, p);
 }
 
 template <class T> void attention_tile(const AttentionTile<T>& a) {
@@ -131,27 +127,30 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     const T* values = base + a.v_offset;
 
     with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR, MR == 1>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
-    bool all_seen = true;
+    int lo[kTileRows], hi[kTileRows];     // the keys of the page that each row sees
+    int all_from = 0, all_to = kPage;      // and that all of them see, in whole steps
     for (int r = r0; r < r1; r++) {
-      const int lo = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0));
-      const int hi = static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage));
-      all_seen = all_seen && lo == 0 && hi == kPage;
-      softmax_page<T>(scores[r], lo, hi, a.scale, DV, &softmax[r], acc[r], p[r]);
+      lo[r] = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0));
+      hi[r] = static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage));
+      softmax_page<T>(scores[r], lo[r], hi[r], a.scale, DV, &softmax[r], acc[r], p[r]);
+      lo[r] = lo[r] / kStep<T> * kStep<T>;
+      hi[r] = round_up(hi[r], kStep<T>);
+      all_from = std::max(all_from, lo[r]);
+      all_to = std::min(all_to, hi[r]);
     }
-    if (all_seen && rows == 1) {
+    if (rows == 1 && all_to - all_from == kPage) {
       const int64_t next = std::min(page + 1, last_page);
       stream_values(p, values, DV, acc, static_cast<const T*>(a.pages[next]) + a.k_offset);
       continue;
     }
-    if (all_seen) {
-      with_rows(r1 - r0, [&](auto MR) { add_values<T, MR>(p + r0, values, 0, kPage, DV, acc + r0); });
-      continue;
-    }
+    all_to = std::max(all_to, all_from);
     // note: at the edges each row reads exactly its own keys, so slots that hold nothing yet can hold anything
     for (int r = r0; r < r1; r++) {
-      const int lo = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0)) / kStep<T> * kStep<T>;
-      const int hi = round_up(static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage)), kStep<T>);
-      add_values<T, 1>(p + r, values, lo, hi, DV, acc + r);
+      if (lo[r] < all_from) add_values<T, 1>(p + r, values, lo[r], std::min(all_from, hi[r]), DV, acc + r);
+    }
+    if (all_from < all_to) with_rows(r1 - r0, [&](auto MR) { add_values<T, MR>(p + r0, values, all_from, all_to, DV, acc + r0); });
+    for (int r = r0; r < r1; r++) {
+      if (all_to < hi[r]) add_values<T, 1>(p + r, values, std::max(all_to, lo[r]), hi[r], DV, acc + r);
     }
   }
 
@@ -159,19 +158,45 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     float sum = 0;
     for (int i = 0; i < 16; i++) sum += softmax[r].sum[i];
     const float scale = 1.0f / sum;
-    for (int d = 0; d < D; d++) a.out[r * a.out_stride + d] = from_float<T>(acc[r][d] * scale);
+    const Vec scale_v = broadcast(scale);
+    for (int d = 0; d < DV; d += kLanes) store(acc[r] + d, mul(load(acc[r] + d), scale_v));
+    store_all(acc[r], D, a.out + r * a.out_stride);
+  }
+}
+
+inline void put_key(const float* k, int D, int slot, float* page) {
+  for (int d = 0; d < D; d++) page[d * kPage + slot] = k[d];
+}
+
+inline void put_key(const float* k, int D, int slot, bf16* page) {
+  bf16 rounded[1024];
+  store_all(k, D, rounded);
+  for (int d = 0; d < D; d += 2) std::memcpy(page + (d / 2 * kPage + slot) * 2, rounded + d, 4);
+}
+
+inline void put_value(const float* v, int D, int DV, int slot, float* page) {
+  float* row = page + static_cast<int64_t>(slot) * DV;
+  std::copy_n(v, D, row);
+  std::fill(row + D, row + DV, 0.0f);
+}
+
+inline void put_value(const float* v, int D, int DV, int slot, bf16* page) {
+  bf16 rounded[1024] = {};
+  store_all(v, D, rounded);
+  bf16* row = page + static_cast<int64_t>(slot / 2) * DV * 2;
+  if (slot % 2 == 0) {
+    const bf16 zero = from_float<bf16>(0.0f);  // note: the pair's other half is read with weight 0 and must be finite
+    for (int d = 0; d < DV; d++) {
+      row[2 * d] = rounded[d];
+      row[2 * d + 1] = zero;
+    }
+  } else {
+    for (int d = 0; d < DV; d++) row[2 * d + 1] = rounded[d];
   }
 }
 
 // keys (D / step, 64, step), values (64 / step, DV, step)
 template <class T> void append_kv(const float* k, const float* v, int D, int slot, T* k_page, T* v_page) {
-  constexpr int step = kStep<T>;
-  const int DV = value_dim(D);
-  for (int d = 0; d < D; d++) k_page[(d / step * kPage + slot) * step + d % step] = from_float<T>(k[d]);
-  T* row = v_page + static_cast<int64_t>(slot / step) * DV * step + slot % step;
-  for (int d = 0; d < D; d++) row[d * step] = from_float<T>(v[d]);
-  for (int d = D; d < DV; d++) row[d * step] = from_float<T>(0.0f);
-  if (step == 2 && slot % 2 == 0) {
-    for (int d = 0; d < DV; d++) row[d * step + 1] = from_float<T>(0.0f);  // note: the pair's other half is read with weight 0 and must be finite
-  }
+  put_key(k, D, slot, k_page);
+  put_value(v, D, value_dim(D), slot, v_page);
 }

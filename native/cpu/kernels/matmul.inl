@@ -12,53 +12,51 @@ inline Vec finish(Epilogue epilogue, float cap, Vec v, const float* y) {
   }
 }
 
-// Writes a finished tile: `rows` rows of `lanes` products, of which those that are outputs of the panel exist.
-// note: not inlined into the tiles, of which there are many; its time is that of one step in a few hundred
-template <class T>
-[[gnu::noinline]] void write_tile(const MatmulPanel<T>& a, int row, int rows, int output, int lanes, const float* products) {
-  const int count = std::min(lanes, a.outputs - output);
-  for (int r = 0; r < rows; r++) {
-    const float* product = products + r * lanes;
-    const int64_t at = (row + r) * a.y_stride + output;
-    alignas(64) float out[kPanel] = {0};
-    float* y = static_cast<float*>(a.y) + at;
-    if (a.epilogue == Epilogue::add) std::copy_n(y, count, out);
-    for (int n = 0; n < lanes; n += kLanes) store(out + n, finish(a.epilogue, a.cap, load(product + n), out + n));
-    if (a.epilogue == Epilogue::relu2) {
-      T* rounded = static_cast<T*>(a.y) + at;
-      for (int n = 0; n < count; n++) rounded[n] = from_float<T>(out[n]);
-    } else {
-      std::copy_n(out, count, y);
+// Writes a row of finished products (64) of a panel, of which the first `outputs` exist.
+template <class T> inline void write_row(const MatmulPanel<T>& a, int row, const float* products) {
+  float* y = static_cast<float*>(a.y) + row * a.y_stride;
+  alignas(64) float out[kPanel] = {0};
+  if (a.epilogue == Epilogue::add) std::copy_n(y, a.outputs, out);
+  for (int n = 0; n < kPanel; n += kLanes) store(out + n, finish(a.epilogue, a.cap, load(products + n), out + n));
+  if (a.epilogue == Epilogue::relu2) store_all(out, a.outputs, static_cast<T*>(a.y) + row * a.y_stride);
+  else std::copy_n(out, a.outputs, y);
+}
+
+// acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. streams: these are the first rows to read the panel
+template <class T, int MR, bool streams>
+inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, float (*acc)[kPanel]) {
+  constexpr int NV = tile_vectors<T>(MR);
+  for (int output = 0; output < kPanel; output += NV * kLanes) {
+    Vec sums[MR][NV];
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) sums[r][v] = load(acc[r] + output + v * kLanes);
+    }
+    const T* w = a.w + from * kPanel + output * kStep<T>;
+    tile<T, MR, NV, streams>(a.x + row * a.x_stride + from, a.x_stride, w, kPanel * kStep<T>, to - from, sums, w + kAheadBytes / sizeof(T));
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) store(acc[r] + output + v * kLanes, sums[r][v]);
     }
   }
 }
 
-// streams: these are the first rows to read the panel
-template <class T, int MR, bool streams>
-inline void matmul_rows(const MatmulPanel<T>& a, int row) {
-  constexpr int NV = tile_vectors<T>(MR);
-  for (int output = 0; output < a.outputs; output += NV * kLanes) {
-    Vec acc[MR][NV];
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
-    }
-    const T* w = a.w + output * kStep<T>;
-    tile<T, MR, NV, streams>(a.x + row * a.x_stride, a.x_stride, w, kPanel * kStep<T>, a.k, acc, w + kAheadBytes / sizeof(T));
-    alignas(64) float products[MR * NV * kLanes];
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) store(products + (r * NV + v) * kLanes, acc[r][v]);
-    }
-    write_tile(a, row, MR, output, NV * kLanes, products);
-  }
-}
+// Elements of k that all rows go through before the next: 16 KB of a panel, which stay in the first cache meanwhile.
+template <class T> constexpr int kBlock = 16384 / (kPanel * static_cast<int>(sizeof(T)));
 
 template <class T> void matmul_panel(const MatmulPanel<T>& a) {
-  with_rows(std::min(kTileRows, a.rows), [&](auto MR) { matmul_rows<T, MR, (MR > 1)>(a, 0); });
-  for (int row = kTileRows; row < a.rows; row += kTileRows) {
-    with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { matmul_rows<T, MR, false>(a, row); });
+  alignas(64) float acc[kRowBlock][kPanel];
+  std::fill_n(acc[0], a.rows * kPanel, 0.0f);
+  const int block = a.rows <= kTileRows ? a.k : kBlock<T>;
+  for (int from = 0; from < a.k; from += block) {
+    const int to = std::min(a.k, from + block);
+    // note: one row is not worth asking ahead for; the processor does it better
+    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_products<T, MR, (MR > 1)>(a, 0, from, to, acc); });
+    for (int row = kTileRows; row < a.rows; row += kTileRows) {
+      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_products<T, MR, false>(a, row, from, to, acc + row); });
+    }
   }
+  for (int r = 0; r < a.rows; r++) write_row(a, r, acc[r]);
 }

@@ -3,11 +3,18 @@
 // One call is one row. Bound: L1.
 
 inline float inverse_rms(const float* x, int C, float eps) {
-  float lanes[16] = {0};
+  alignas(64) float lanes[16];
+  Vec sums[16 / kLanes];
+  for (Vec& sum : sums) sum = broadcast(0.0f);
   int c = 0;
   for (; c + 16 <= C; c += 16) {
-    for (int i = 0; i < 16; i++) lanes[i] += x[c + i] * x[c + i];
+#pragma GCC unroll 4
+    for (int v = 0; v < 16 / kLanes; v++) {
+      const Vec xv = load(x + c + v * kLanes);
+      sums[v] = fma(xv, xv, sums[v]);
+    }
   }
+  for (int v = 0; v < 16 / kLanes; v++) store(lanes + v * kLanes, sums[v]);
   for (int i = 0; c < C; c++, i++) lanes[i] += x[c] * x[c];
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
@@ -17,7 +24,10 @@ inline float inverse_rms(const float* x, int C, float eps) {
 
 template <class T> void rms_norm(const float* x, int C, float eps, T* out) {
   const float scale = inverse_rms(x, C, eps);
-  for (int c = 0; c < C; c++) out[c] = from_float<T>(x[c] * scale);
+  const Vec scale_v = broadcast(scale);
+  int c = 0;
+  for (; c + kLanes <= C; c += kLanes) store(out + c, mul(load(x + c), scale_v));
+  for (; c < C; c++) out[c] = from_float<T>(x[c] * scale);
 }
 
 void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
@@ -36,5 +46,5 @@ void mix(float* x, const float* x0, int C, float resid, float x0_lambda) {
 }
 
 template <class T> void convert(const float* x, int64_t count, T* out) {
-  for (int64_t i = 0; i < count; i++) out[i] = from_float<T>(x[i]);
+  store_all(x, static_cast<int>(count), out);
 }

@@ -2,14 +2,6 @@
 
 constexpr int kProbeChains = NC_LEVEL >= 3 ? 24 : 12;  // enough to cover the latency of every multiply-add unit
 
-inline float sum_lanes(Vec a) {
-  float lanes[kLanes];
-  store(lanes, a);
-  float sum = 0;
-  for (int i = 0; i < kLanes; i++) sum += lanes[i];
-  return sum;
-}
-
 // Reads data (count): `streams` runs of it side by side, which keeps several of the prefetcher's pages open, or one run
 // whose lines are asked for ahead as the kernels do. count is a multiple of 8 vectors per stream. Returns a sum, so that
 // nothing is left out.

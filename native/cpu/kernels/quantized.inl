@@ -15,25 +15,16 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
       largest = max(largest, max(v, sub(zero, v)));
       not_finite = fma(v, zero, not_finite);
     }
-    alignas(64) float lanes[2][kLanes];
-    store(lanes[0], largest);
-    store(lanes[1], not_finite);
-    float most = 0, nan = 0;
-    for (int i = 0; i < kLanes; i++) {
-      most = std::max(most, lanes[0][i]);
-      nan += lanes[1][i];  // note: 0, or NaN when an element is not finite: then so is what the group adds
-    }
+    const float most = largest_lane(largest);
     const Vec per_unit = broadcast(most > 0 ? 127.0f / most : 0.0f);
-    float sum = 0;
+    Vec sum = zero;
     for (int i = 0; i < row.group; i += kLanes) {
-      alignas(64) float rounded[kLanes];
-      store(rounded, min(max(round_to_int(mul(load(filled + i), per_unit)), broadcast(-127.0f)), broadcast(127.0f)));
-      for (int lane = 0; lane < kLanes; lane++) {
-        row.values[begin + i + lane] = static_cast<int8_t>(rounded[lane]);
-        sum += rounded[lane];
-      }
+      const Vec rounded = min(max(round_to_int(mul(load(filled + i), per_unit)), broadcast(-127.0f)), broadcast(127.0f));
+      store(row.values + begin + i, rounded);
+      sum = add(sum, rounded);
     }
-    row.groups[begin / row.group] = {most / 127.0f + nan, -128 * static_cast<int32_t>(sum)};
+    // note: not_finite is 0, or NaN when an element is not finite: then so is what the group adds to a product
+    row.groups[begin / row.group] = {most / 127.0f + sum_lanes(not_finite), -128 * static_cast<int32_t>(sum_lanes(sum))};
   }
 }
 

@@ -1,6 +1,6 @@
 // The vector of float32 that the kernels are written in, for the instruction set of the including file. The kernels
-// need: load, store, broadcast, fma, add, sub, mul, div, max, min, round_to_int, pow2, zero_below, and for bf16 pairs:
-// load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
+// need: load, store (to float32, and rounded to bf16 or, from whole numbers of -128..127, int8), broadcast, fma, add, sub,
+// mul, div, max, min, round_to_int, pow2, zero_below, and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
 // broadcast_quad, dot_quads over Ints that start at start_quads, load_nibbles (two steps of four k), to_floats, load_scales.
 
 // kInt4Codes as int8 weights are stored, q + 128.
@@ -14,6 +14,14 @@ constexpr int kLanes = 16;
 using Vec = __m512;
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
+inline void store(bf16* p, Vec a) {
+  const __m512i bits = _mm512_castps_si512(a);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0))));
+}
+inline void store(int8_t* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))); }
 inline Vec broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -73,6 +81,20 @@ constexpr int kLanes = 8;
 using Vec = __m256;
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
+inline void store(bf16* p, Vec a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  const __m256i words = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), is_nan);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
+inline void store(int8_t* p, Vec a) {
+  const __m256i whole = _mm256_cvtps_epi32(a);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
 inline Vec broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
@@ -115,6 +137,17 @@ constexpr int kLanes = 4;
 using Vec = float32x4_t;
 inline Vec load(const float* p) { return vld1q_f32(p); }
 inline void store(float* p, Vec a) { vst1q_f32(p, a); }
+inline void store(bf16* p, Vec a) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(a);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
+  vst1_u16(&p->bits, vmovn_u32(vbslq_u32(vceqq_f32(a, a), rounded, vdupq_n_u32(0x7fc0))));
+}
+inline void store(int8_t* p, Vec a) {
+  const int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(a));
+  const int8x8_t bytes = vqmovn_s16(vcombine_s16(words, words));
+  std::memcpy(p, &bytes, 4);
+}
 inline Vec broadcast(float x) { return vdupq_n_f32(x); }
 inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
@@ -158,6 +191,8 @@ struct Vec { float v[4]; };
 template <class F> inline Vec each(F f) { return {{f(0), f(1), f(2), f(3)}}; }
 inline Vec load(const float* p) { return each([&](int i) { return p[i]; }); }
 inline void store(float* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
+inline void store(bf16* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = to_bf16(a.v[i]); }
+inline void store(int8_t* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = static_cast<int8_t>(a.v[i]); }
 inline Vec broadcast(float x) { return {{x, x, x, x}}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
 inline Vec add(Vec a, Vec b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
@@ -221,6 +256,29 @@ inline Vec exp_nonpositive(Vec x) {
   p = fma(p, r, broadcast(1.0f));
   p = fma(p, r, broadcast(1.0f));
   return zero_below(mul(p, pow2(n)), x, -87.0f);
+}
+
+inline float largest_lane(Vec a) {
+  float lanes[kLanes];
+  store(lanes, a);
+  float largest = lanes[0];
+  for (int i = 1; i < kLanes; i++) largest = std::max(largest, lanes[i]);
+  return largest;
+}
+
+inline float sum_lanes(Vec a) {
+  float lanes[kLanes];
+  store(lanes, a);
+  float sum = 0;
+  for (int i = 0; i < kLanes; i++) sum += lanes[i];
+  return sum;
+}
+
+// out (count) = rounded x (count)
+template <class T> inline void store_all(const float* x, int count, T* out) {
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(out + i, load(x + i));
+  for (; i < count; i++) out[i] = from_float<T>(x[i]);
 }
 
 // tanh(x) = sign(x) * (1 - e) / (1 + e), e = exp(-2|x|)
