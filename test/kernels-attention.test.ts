@@ -2,6 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { appendKvCache, flashAttention, isas, type Dtype, type Elements, type FlashAttentionOptions } from '../lib/kernels.js'
 import { firstDifference, firstError, inDtype, randomElements, randomFloats, toFloats } from './support/random-arrays.js'
+import { someOf } from './support/some-of.js'
 
 const test = suite('kernels: attention')
 const dtypes: readonly Dtype[] = ['float32', 'bfloat16']
@@ -17,7 +18,7 @@ function cases(): Case[] {
   const all = [2, 6, 16, 30, 64, 96, 128, 130].flatMap((headDim) => [0, 1, 63, 64, 65, 500, undefined].flatMap((window) =>
     positions.filter((position) => window !== undefined || position < 1000).map((firstPosition) => ({ headDim, window, firstPosition }))))
   const groups = [1, 2, 3, 6, 7], counts = [1, 2, 5, 7, 13, 70]
-  return all.flatMap((c, i) => dtypes.map((dtype) => ({ ...c, dtype, group: groups[i % 5] ?? 1, queries: counts[i % 6] ?? 1, kvHeads: 1 + i % 2 })))
+  return someOf(all.flatMap((c, i) => dtypes.map((dtype) => ({ ...c, dtype, group: groups[i % 5] ?? 1, queries: counts[i % 6] ?? 1, kvHeads: 1 + i % 2 }))))
 }
 
 /** q, k and v of a case: exactly the keys that its queries see. */

@@ -2,6 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { isas, matmul, packMatrix, timeKernel, type Dtype, type Elements, type Epilogue, type MatmulOptions } from '../lib/kernels.js'
 import { firstDifference, firstError, inDtype, randomElements, randomFloats, toFloats } from './support/random-arrays.js'
+import { someOf } from './support/some-of.js'
 
 const test = suite('kernels: matmul')
 const dtypes: readonly Dtype[] = ['float32', 'bfloat16']
@@ -18,8 +19,8 @@ function tolerance(k: number, dtype: Dtype, epilogue: Epilogue): { absolute: num
 }
 
 function cases(): { k: number, outputs: number, dtype: Dtype, epilogue: Epilogue }[] {
-  return [1, 2, 3, 5, 16, 31, 64, 97, 768, 769, 770].flatMap((k) => [1, 63, 64, 65, 130].flatMap((outputs) =>
-    dtypes.flatMap((dtype) => epilogues.map((epilogue) => ({ k, outputs, dtype, epilogue })))))
+  return someOf([1, 2, 3, 5, 16, 31, 64, 97, 768, 769, 770].flatMap((k) => [1, 63, 64, 65, 130].flatMap((outputs) =>
+    dtypes.flatMap((dtype) => epilogues.map((epilogue) => ({ k, outputs, dtype, epilogue }))))))
 }
 
 test('every instruction set agrees with the reference, and no row depends on the others', () => {

@@ -171,6 +171,7 @@ template <class T, class X> class Forward final : public CpuModel {
       each_token(C, [&](int64_t t) {                                   // x = resid_lambda x + x0_lambda x0;  n = norm(x)
         if (c.has_lambdas) kernels_->mix(x(t), x0(t), C, layer.resid_lambda, layer.x0_lambda);
         norm(t, t, layer.c_qkv);
+        if (c.has_value_embedding(l)) layer.value_embeds.prefetch(tokens_[static_cast<size_t>(t)].id);
       });
       matmul(layer.c_qkv, inputs(layer.c_qkv, n(0)), T_(), Epilogue::store, qkv(0), c.qkv_dim());
       if (aborted()) return abort;

@@ -4,6 +4,9 @@
 // with an online softmax; every page starts at a multiple of 64, so a row's arithmetic depends on its position only.
 // Bound: memory of the cache for one row, FMA throughput for six.
 
+// How far ahead of its loads one row asks for keys and values: farther than a product, whose loads do not pause for a softmax.
+constexpr int kPageAheadBytes = 16384;
+
 // scores[r][j] = q[r] . k[j] for all 64 keys of a page
 // streams: the page is read from memory, values behind keys
 template <class T, int MR, bool streams>
@@ -17,7 +20,7 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
       for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
     }
     const T* w = keys + key * kStep<T>;
-    tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, D, acc, w + kAheadBytes / sizeof(T));
+    tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, D, acc, w + kPageAheadBytes / sizeof(T));
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 16
@@ -58,7 +61,7 @@ inline void add_values(const T (*p)[kPage], const T* values, int from, int to, i
 
 // The values of one row's whole page, and meanwhile those further on and the beginning of what is read next.
 template <class T> inline void stream_values(const T (*p)[kPage], const T* values, int DV, float (*acc)[1024], const T* next_keys) {
-  const int ahead = std::min(kPage, kAheadBytes / static_cast<int>(DV * sizeof(T)) / 2 * 2);
+  const int ahead = std::min(kPage, kPageAheadBytes / static_cast<int>(DV * sizeof(T)) / 2 * 2);
   add_values<T, 1, true>(p, values, 0, kPage - ahead, DV, acc, values + ahead * DV);
   add_values<T, 1, true>(p, values, kPage - ahead, kPage, DV, acc, next_keys);
 }
@@ -85,9 +88,7 @@ inline void softmax_page(float* scores, int lo, int hi, float scale, int DV, Sof
 
   const float largest = std::max(row->largest, largest_of(scores, kPage));
   if (largest > row->largest) {
-    float alpha_lanes[kLanes];
-    store(alpha_lanes, exp_nonpositive(broadcast(row->largest - largest)));
-    const Vec alpha = broadcast(alpha_lanes[0]);
+    const Vec alpha = exp_nonpositive(broadcast(row->largest - largest));
     for (int d = 0; d < DV; d += kLanes) store(acc + d, mul(load(acc + d), alpha));
     for (int i = 0; i < 16; i += kLanes) store(row->sum + i, mul(load(row->sum + i), alpha));
     row->largest = largest;
@@ -184,14 +185,11 @@ inline void put_value(const float* v, int D, int DV, int slot, bf16* page) {
   bf16 rounded[1024] = {};
   store_all(v, D, rounded);
   bf16* row = page + static_cast<int64_t>(slot / 2) * DV * 2;
-  if (slot % 2 == 0) {
-    const bf16 zero = from_float<bf16>(0.0f);  // note: the pair's other half is read with weight 0 and must be finite
-    for (int d = 0; d < DV; d++) {
-      row[2 * d] = rounded[d];
-      row[2 * d + 1] = zero;
-    }
-  } else {
-    for (int d = 0; d < DV; d++) row[2 * d + 1] = rounded[d];
+  for (int d = 0; d < DV; d++) {
+    uint32_t pair = 0;  // note: the first of a pair clears the second, which is read with weight 0 and must be finite
+    if (slot % 2 == 1) std::memcpy(&pair, row + 2 * d, 4);
+    pair = slot % 2 == 0 ? rounded[d].bits : (pair & 0xffffu) | static_cast<uint32_t>(rounded[d].bits) << 16;
+    std::memcpy(row + 2 * d, &pair, 4);
   }
 }
 

@@ -12,14 +12,27 @@ inline Vec finish(Epilogue epilogue, float cap, Vec v, const float* y) {
   }
 }
 
-// Writes a row of finished products (64) of a panel, of which the first `outputs` exist.
-template <class T> inline void write_row(const MatmulPanel<T>& a, int row, const float* products) {
-  float* y = static_cast<float*>(a.y) + row * a.y_stride;
-  alignas(64) float out[kPanel] = {0};
-  if (a.epilogue == Epilogue::add) std::copy_n(y, a.outputs, out);
-  for (int n = 0; n < kPanel; n += kLanes) store(out + n, finish(a.epilogue, a.cap, load(products + n), out + n));
-  if (a.epilogue == Epilogue::relu2) store_all(out, a.outputs, static_cast<T*>(a.y) + row * a.y_stride);
-  else std::copy_n(out, a.outputs, y);
+// y (64) = epilogue(products)
+template <class Y> inline void finish_row(Epilogue epilogue, float cap, const float* products, const float* before, Y* y) {
+#pragma GCC unroll 4
+  for (int n = 0; n < kPanel; n += kLanes) store(y + n, finish(epilogue, cap, load(products + n), before + n));
+}
+
+// Writes a row of float32 results, of which the first `outputs` exist.
+inline void write_row(Epilogue epilogue, float cap, const float* products, int outputs, float* y) {
+  if (outputs == kPanel) return finish_row(epilogue, cap, products, y, y);
+  alignas(64) float all[kPanel] = {0};
+  std::copy_n(y, outputs, all);
+  finish_row(epilogue, cap, products, all, all);
+  std::copy_n(all, outputs, y);
+}
+
+// The same rounded to T, for relu2.
+template <class T> inline void write_rounded_row(const float* products, int outputs, T* y) {
+  if (outputs == kPanel) return finish_row(Epilogue::relu2, 0, products, products, y);
+  T all[kPanel];
+  finish_row(Epilogue::relu2, 0, products, products, all);
+  std::copy_n(all, outputs, y);
 }
 
 // acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. streams: these are the first rows to read the panel
@@ -58,5 +71,8 @@ template <class T> void matmul_panel(const MatmulPanel<T>& a) {
       with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_products<T, MR, false>(a, row, from, to, acc + row); });
     }
   }
-  for (int r = 0; r < a.rows; r++) write_row(a, r, acc[r]);
+  for (int r = 0; r < a.rows; r++) {
+    if (a.epilogue == Epilogue::relu2) write_rounded_row(acc[r], a.outputs, static_cast<T*>(a.y) + r * a.y_stride);
+    else write_row(a.epilogue, a.cap, acc[r], a.outputs, static_cast<float*>(a.y) + r * a.y_stride);
+  }
 }

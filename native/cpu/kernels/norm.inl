@@ -22,12 +22,16 @@ inline float inverse_rms(const float* x, int C, float eps) {
   return 1.0f / std::sqrt(lanes[0] / static_cast<float>(C) + eps);
 }
 
-template <class T> void rms_norm(const float* x, int C, float eps, T* out) {
-  const float scale = inverse_rms(x, C, eps);
+// out (C) = rounded scale * x
+template <class T> inline void scale_all(const float* x, int C, float scale, T* out) {
   const Vec scale_v = broadcast(scale);
   int c = 0;
   for (; c + kLanes <= C; c += kLanes) store(out + c, mul(load(x + c), scale_v));
   for (; c < C; c++) out[c] = from_float<T>(x[c] * scale);
+}
+
+template <class T> void rms_norm(const float* x, int C, float eps, T* out) {
+  scale_all(x, C, inverse_rms(x, C, eps), out);
 }
 
 void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
@@ -37,8 +41,7 @@ void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
   } else {
     std::memcpy(x, row, sizeof(float) * C);
   }
-  const float scale = inverse_rms(x, C, eps);
-  for (int c = 0; c < C; c++) x[c] *= scale;
+  scale_all(x, C, inverse_rms(x, C, eps), x);
 }
 
 void mix(float* x, const float* x0, int C, float resid, float x0_lambda) {

@@ -7,11 +7,14 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
   const Vec zero = broadcast(0.0f);
   for (int begin = 0; begin < row.stride; begin += row.group) {
     alignas(64) float filled[64] = {0};
-    const int count = std::max(0, std::min(row.group, k - begin));
-    std::copy_n(x + begin, count, filled);
+    const float* from = x + begin;
+    if (k - begin < row.group) {
+      std::copy_n(from, std::max(0, k - begin), filled);
+      from = filled;
+    }
     Vec largest = zero, not_finite = zero;
     for (int i = 0; i < row.group; i += kLanes) {
-      const Vec v = load(filled + i);
+      const Vec v = load(from + i);
       largest = max(largest, max(v, sub(zero, v)));
       not_finite = fma(v, zero, not_finite);
     }
@@ -19,7 +22,7 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
     const Vec per_unit = broadcast(most > 0 ? 127.0f / most : 0.0f);
     Vec sum = zero;
     for (int i = 0; i < row.group; i += kLanes) {
-      const Vec rounded = min(max(round_to_int(mul(load(filled + i), per_unit)), broadcast(-127.0f)), broadcast(127.0f));
+      const Vec rounded = min(max(round_to_int(mul(load(from + i), per_unit)), broadcast(-127.0f)), broadcast(127.0f));
       store(row.values + begin + i, rounded);
       sum = add(sum, rounded);
     }
@@ -128,14 +131,12 @@ inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
 
 inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel]) {
   for (int r = 0; r < a.rows; r++) {
-    alignas(64) float out[kPanel] = {0};
-    float* y = static_cast<float*>(a.y) + r * a.y_stride;
-    if (a.epilogue == Epilogue::add) std::copy_n(y, a.outputs, out);
-    for (int n = 0; n < kPanel; n += kLanes) store(out + n, finish(a.epilogue, a.cap, load(acc[r] + n), out + n));
     if (a.epilogue != Epilogue::relu2) {
-      std::copy_n(out, a.outputs, y);
+      write_row(a.epilogue, a.cap, acc[r], a.outputs, static_cast<float*>(a.y) + r * a.y_stride);
       continue;
     }
+    alignas(64) float out[kPanel];
+    finish_row(a.epilogue, 0, acc[r], acc[r], out);
     QuantizedRows row = a.hidden.at(r, 0);
     row.stride = kPanel;
     quantize(out, a.outputs, row);

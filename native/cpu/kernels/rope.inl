@@ -6,11 +6,16 @@ void rope_norm(float* x, const float* cos, const float* sin, int D, float eps, f
   const int half = D / 2;
   float* a = x;
   float* b = x + half;
-  for (int i = 0; i < half; i++) {
+  int i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const Vec ai = load(a + i), bi = load(b + i), ci = load(cos + i), si = load(sin + i);
+    store(a + i, fma(ai, ci, mul(bi, si)));
+    store(b + i, sub(mul(bi, ci), mul(ai, si)));
+  }
+  for (; i < half; i++) {
     const float ai = a[i], bi = b[i];
     a[i] = ai * cos[i] + bi * sin[i];
     b[i] = bi * cos[i] - ai * sin[i];
   }
-  const float factor = scale * inverse_rms(x, D, eps);
-  for (int d = 0; d < D; d++) x[d] *= factor;
+  scale_all(x, D, scale * inverse_rms(x, D, eps), x);
 }

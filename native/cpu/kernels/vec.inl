@@ -259,11 +259,15 @@ inline Vec exp_nonpositive(Vec x) {
 }
 
 inline float largest_lane(Vec a) {
+#if NC_LEVEL == 3 || NC_LEVEL == 4
+  return _mm512_reduce_max_ps(a);
+#else
   float lanes[kLanes];
   store(lanes, a);
   float largest = lanes[0];
   for (int i = 1; i < kLanes; i++) largest = std::max(largest, lanes[i]);
   return largest;
+#endif
 }
 
 inline float sum_lanes(Vec a) {

