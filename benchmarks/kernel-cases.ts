@@ -32,7 +32,9 @@ const peaks = { float32: 'float32FlopsPerSecond', bfloat16: 'bfloat16FlopsPerSec
 /** What the weights of a matrix product may be. */
 export const weightTypes: Record<string, WeightType> = {
   float32: { bytesPerWeight: 4, peak: peaks.float32, x: 'float32', pack: (shape) => packMatrix(random(shape.outputs * shape.k, 'float32', 3), shape) },
-  bfloat16: { bytesPerWeight: 2, peak: peaks.bfloat16, x: 'bfloat16', pack: (shape) => packMatrix(random(shape.outputs * shape.k, 'bfloat16', 3), shape) }
+  bfloat16: { bytesPerWeight: 2, peak: peaks.bfloat16, x: 'bfloat16', pack: (shape) => packMatrix(random(shape.outputs * shape.k, 'bfloat16', 3), shape) },
+  int8: { bytesPerWeight: 1 + 2 / 64, peak: 'int8OpsPerSecond', x: 'float32', pack: (shape) => packMatrix(random(shape.outputs * shape.k, 'float32', 3), { ...shape, dtype: 'int8' }) },
+  int4: { bytesPerWeight: 1 / 2 + 2 / 32, peak: 'int8OpsPerSecond', x: 'float32', pack: (shape) => packMatrix(random(shape.outputs * shape.k, 'float32', 3), { ...shape, dtype: 'int4' }) }
 }
 
 const sampleNanoseconds = 3e6

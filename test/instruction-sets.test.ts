@@ -1,9 +1,8 @@
 // No function of the addon has an instruction that the processors it is for may lack: the disassembly, by namespace.
 // What cannot be seen here, whether the dispatch is right, is run by scripts/test-emulated.mjs.
-import { spawnSync } from 'node:child_process'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import binding from '../lib/binding.cjs'
+import { disassemble } from './support/disassembly.js'
 
 type Encoding = 'VEX' | 'EVEX' | 'legacy'
 interface Instruction { encoding: Encoding, bytes: string, mnemonic: string }
@@ -59,18 +58,14 @@ test('encodings are told apart', () => {
   assert.equal(['nanochat::avx2::(anonymous namespace)::mix(float)', 'nanochat::Forward::run()', 'std::vector<float>::~vector()'].map(namespaceOf), ['avx2', 'common', 'common'])
 })
 
-const reason = process.platform !== 'linux' || process.arch !== 'x64' ? 'it reads x64 ELF files'
-  : spawnSync('objdump', ['--version']).error ? 'no objdump (binutils)' : undefined
-const disassembled = reason === undefined ? spawnSync('objdump', ['-dCw', binding.addonPath()], { encoding: 'utf8', maxBuffer: 1 << 29 }) : undefined
-const stripped = disassembled !== undefined && !disassembled.stdout.includes('nanochat::')
+const disassembled = disassemble()
 
-if (disassembled === undefined || stripped) {
-  console.log(`SKIP instruction sets: ${stripped ? 'the addon is stripped (npm run prebuilds); npm run build:native keeps its names' : reason}`)
+if ('reason' in disassembled) {
+  console.log(`SKIP instruction sets: ${disassembled.reason}`)
   test.skip('no instruction outside its namespace', () => {})
 } else {
   test('no instruction outside its namespace', () => {
-    assert.is(disassembled.status, 0, disassembled.stderr)
-    const namespaces = check(disassembled.stdout)
+    const namespaces = check(disassembled.listing)
     for (const name of Object.keys(forbidden)) assert.ok((namespaces.get(name)?.count ?? 0) > 1000, `${name}: nothing disassembled?`)
     for (const name of ['avx2', 'avx512', 'avx512bf16']) assert.ok((namespaces.get(name)?.vectors ?? 0) > 1000, `${name} has no vectors?`)
     for (const [name, { offenders }] of namespaces) assert.is(offenders.slice(0, 20).join('\n'), '', `${offenders.length} instructions that ${name} may not have`)

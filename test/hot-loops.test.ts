@@ -1,0 +1,49 @@
+// The innermost loops of the products hold every sum in a register: g++ 12 has put some on the stack, at a third of the speed.
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { disassemble } from './support/disassembly.js'
+
+interface Loop { products: number, instructions: string[] }
+
+const address = (line: string): string => /^\s*([0-9a-f]+):/.exec(line)?.[1] ?? ''
+
+/** The innermost loops of the function called `name`: what lies between a backward jump and its target, with no such jump inside. */
+function innermostLoops(listing: string, name: string, product: RegExp): Loop[] {
+  const from = listing.indexOf('\n', listing.indexOf(`${name}(`))
+  const lines = listing.slice(from, listing.indexOf('\n\n', from)).split('\n').filter((line) => address(line) !== '')
+  const at = new Map(lines.map((line, i) => [address(line), i]))
+  const jumps = lines.flatMap((line, to) => {
+    const begin = at.get(/\sj\w+\s+([0-9a-f]+) </.exec(line)?.[1] ?? '')
+    return begin !== undefined && begin <= to ? [{ begin, to }] : []
+  })
+  return jumps.filter(({ begin, to }) => !jumps.some((other) => other.begin >= begin && other.to <= to && (other.begin !== begin || other.to !== to)))
+    .map(({ begin, to }) => lines.slice(begin, to + 1))
+    .map((instructions) => ({ instructions, products: instructions.filter((line) => product.test(line)).length }))
+    .filter(({ products, instructions }) => products > 0 && !instructions.some((line) => /vdivps/.test(line)))   // note: a softcap's tanh has multiply-adds too
+}
+
+const kernels: [name: string, product: RegExp][] = [
+  ['matmul_panel<float>', /vfmadd\w+ps/], ['matmul_panel<nanochat::bf16>', /vdpbf16ps/],
+  ['matmul_quantized<(nanochat::WeightFormat)0>', /vpdpbusd/], ['matmul_quantized<(nanochat::WeightFormat)1>', /vpdpbusd/],
+  ['attention_tile<float>', /vfmadd\w+ps/], ['attention_tile<nanochat::bf16>', /vdpbf16ps/]
+]
+const test = suite('hot loops')
+const disassembled = disassemble()
+
+for (const [name, product] of kernels) {
+  if ('reason' in disassembled) {
+    console.log(`SKIP hot loops: ${disassembled.reason}`)
+    test.skip(name, () => {})
+    continue
+  }
+  test(`${name}: no vector on the stack`, () => {
+    const loops = innermostLoops(disassembled.listing, `nanochat::avx512bf16::(anonymous namespace)::${name}`, product)
+    assert.ok(loops.some(({ products }) => products === 24), `a tile of 6 rows and 4 vectors among ${loops.map(({ products }) => products)}`)
+    for (const { instructions } of loops) {
+      const onStack = instructions.filter((line) => /zmm/.test(line) && /\(%r[sb]p/.test(line))
+      assert.is(onStack.join('\n'), '', `${onStack.length} in a loop of ${instructions.length} instructions`)
+    }
+  })
+}
+
+test.run()
