@@ -104,9 +104,9 @@ async function describeModel({ depth, dir }: Options): Promise<Model> {
     const description = native().describe(spec)
     return { name: `d${depth} (seeded)`, spec, windows: description.windows, parameters: countParameters(description), start: (options) => native().seeded(spec, 1, options) }
   }
-  const { spec, tensors, files } = await readCheckpoint(dir)
+  const { spec, tensors, files, packed } = await readCheckpoint(dir)
   const description = native().describe(spec)
-  return { name: dir, spec, windows: description.windows, parameters: countParameters(description), start: (options) => native().load(spec, tensors, files, options) }
+  return { name: dir, spec, windows: description.windows, parameters: countParameters(description), start: (options) => native().load(spec, tensors, files, { ...options, packed: packed !== undefined }) }
 }
 
 async function measureModel(described: Model, dtype: Dtype, threads: number, options: Options): Promise<{ rows: DecodeRow[], roof: Roof, roofs: Roofs }> {

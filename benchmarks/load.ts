@@ -8,7 +8,9 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import binding from '../lib/binding.cjs'
 import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
+import { convertCheckpoint } from '../lib/convert.js'
 import { NanochatError, invalidArg, type ErrorCode } from '../lib/errors.js'
+import type { LoadOptions } from '../lib/load.js'
 import { native } from '../lib/native.js'
 import { depthSpec } from './cost.js'
 import type { LoadRequest, LoadResult } from './load-child.js'
@@ -21,6 +23,7 @@ import { writeCheckpoint } from './write-checkpoint.js'
 const usage = `bench load [options]
   --model DIR           a checkpoint directory (default: the demo model)
   --depth N             instead: shapes of nanochat's d<N>, N even, written to a temporary folder first (d12: 0.8 GB)
+  --packed              each type converted to a packed file first, in a temporary folder
   --dtype LIST          of the weights in memory, as loadGPT knows them (default auto)
   --threads N           default: physical cores
   -r, --repetitions N   medians over N (default 7)`
@@ -28,6 +31,7 @@ const usage = `bench load [options]
 interface Options {
   dir: string | null
   depth: number                    // where dir is null
+  packed: boolean
   dtypes: string[]
   threads: number | null
   repetitions: number
@@ -58,34 +62,45 @@ export interface LoadRow {
 export async function run(args: string[]): Promise<unknown> {
   const options = readOptions(args)
   if (options === null) return console.log(usage)
-  if (options.dir !== null) return measure(options.dir, options)
+  if (options.dir !== null && !options.packed) return measure(options.dir, null, options)
   const dir = await mkdtemp(join(tmpdir(), 'nanochat-bench-'))
   const remove = (): Promise<void> => rm(dir, { recursive: true, force: true })
   const interrupted = (): void => { void remove().then(() => process.exit(130)) }
   process.once('SIGINT', interrupted)
   try {
-    progress(`writing a d${options.depth} checkpoint`)
-    await writeCheckpoint(dir, depthSpec(options.depth))
-    return await measure(dir, options)
+    if (options.dir === null) {
+      progress(`writing a d${options.depth} checkpoint`)
+      await writeCheckpoint(dir, depthSpec(options.depth))
+    }
+    return await measure(options.dir ?? dir, options.packed ? join(dir, 'packed') : null, options)
   } finally {
     process.off('SIGINT', interrupted)
     await remove()
   }
 }
 
-async function measure(dir: string, options: Options): Promise<unknown> {
-  const { files } = await readCheckpoint(dir)
+async function measure(dir: string, packedDir: string | null, options: Options): Promise<unknown> {
   const rows: LoadRow[] = []
   console.log(`${cpuName()} | page cache warm | seconds`)
   console.log(['dtype', 'file MB', 'read', 'first token', 'ratio', 'loaded', 'peak MB', 'weights MB'].map((title) => title.padStart(12)).join(''))
   for (const dtype of options.dtypes) {
-    const row = await measureType(dir, files, dtype, options)
+    const measured = packedDir === null ? dir : await packed(dir, packedDir, dtype, options)
+    const { files } = await readCheckpoint(measured)
+    const row = await measureType(measured, files, dtype, options)
+    if (packedDir !== null) await rm(measured)
     const cells = [dtype, mega(row.fileBytes), row.readSeconds.toFixed(3), row.secondsToFirstToken.toFixed(3), row.ratio.toFixed(2), row.loadSeconds.toFixed(3), mega(row.peakBytes), mega(row.weightBytes)]
     console.log(cells.map((cell) => cell.padStart(12)).join(''))
     if (row.otherLoad > 0.1) console.log(`note: other processes kept ${row.otherLoad.toFixed(1)} processors busy meanwhile`)
     rows.push(row)
   }
   return { benchmark: 'load', date: new Date().toISOString(), cpu: cpuName(), node: process.version, platform: `${process.platform}-${process.arch}`, options, rows }
+}
+
+/** Each dtype has a file of its own: as large as the model, so one at a time. */
+async function packed(dir: string, packedDir: string, dtype: string, { threads }: Options): Promise<string> {
+  progress(`${dtype}: converting`)
+  // note: convertCheckpoint checks the type.
+  return (await convertCheckpoint(dir, packedDir, { dtype: dtype as LoadOptions['dtype'], ...(threads === null ? {} : { threads }) })).file
 }
 
 async function measureType(dir: string, files: string[], dtype: string, { dir: givenDir, depth, threads, repetitions }: Options): Promise<LoadRow> {
@@ -126,7 +141,7 @@ const mega = (bytes: number): string => (bytes / 1e6).toFixed(0)
 
 function readOptions(args: string[]): Options | null {
   const values = parseOptions(args, {
-    model: { type: 'string' }, depth: { type: 'string' }, dtype: { type: 'string', default: 'auto' }, threads: { type: 'string' },
+    model: { type: 'string' }, depth: { type: 'string' }, dtype: { type: 'string', default: 'auto' }, threads: { type: 'string' }, packed: { type: 'boolean', default: false },
     repetitions: { type: 'string', short: 'r', default: '7' }, help: { type: 'boolean', short: 'h', default: false }
   })
   if (values.help) return null
@@ -134,6 +149,7 @@ function readOptions(args: string[]): Options | null {
   return {
     dir: values.depth === undefined ? values.model ?? join(binding.packageRoot, 'models', 'demo') : null,
     depth: depthOf(values.depth ?? '12'),
+    packed: values.packed,
     dtypes: values.dtype.split(','),
     threads: values.threads === undefined ? null : integer('--threads', values.threads, 1),
     repetitions: integer('--repetitions', values.repetitions, 1)

@@ -1,4 +1,5 @@
-export { loadModel, loadModelFromDir, loadGPT, seededGPT, type LoadOptions, type Loaded } from './load.js'
+export { loadModel, loadModelFromDir, loadGPT, seededGPT, type LoadOptions, type LoadProgress, type Loaded } from './load.js'
+export { convertCheckpoint, type ConvertOptions, type Converted } from './convert.js'
 export { GPT, type GPTConfig } from './gpt.js'
 export { KVCache } from './kv-cache.js'
 export { Engine, type BatchResult, type EngineOptions } from './engine.js'

@@ -1,7 +1,8 @@
 import { access } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import binding from './binding.cjs'
-import { findCheckpoint, readCheckpoint } from './checkpoint/checkpoint.js'
+import { findCheckpoint, readCheckpoint, type CheckpointOptions } from './checkpoint/checkpoint.js'
+import { isPackedPath } from './checkpoint/packed.js'
 import { cpuBackend, runJob, typed } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
@@ -18,7 +19,7 @@ export interface LoadOptions {
   baseDir?: string | undefined
   /** 'auto' may fall back to the CPU; an explicit device never does. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | undefined
-  /** Weights as held in memory; auto = bfloat16, as trained. int8 and int4 are rounded while loading. */
+  /** Weights as held in memory; auto = bfloat16, as trained, or what a packed file has. int8 and int4 are rounded while loading. */
   dtype?: 'auto' | WeightDtype | undefined
   /** CPU threads; default: physical cores available to this process. */
   threads?: number | undefined
@@ -28,10 +29,13 @@ export interface LoadOptions {
   softcap?: number | undefined
   windowPattern?: string | undefined
   ropeTable?: 'float32' | 'bfloat16' | undefined
-  /** Called a few dozen times while the weights are converted, in bytes. */
-  onProgress?: ((progress: { phase: 'read' | 'convert' | 'upload', bytes: number, total: number }) => void) | undefined
+  /** Called a few dozen times while the weights are converted, or read from a packed file, in bytes. */
+  onProgress?: ((progress: LoadProgress) => void) | undefined
   signal?: AbortSignal | undefined
 }
+
+/** 'write' only while a checkpoint is converted to a file. */
+export interface LoadProgress { phase: 'read' | 'convert' | 'upload' | 'write', bytes: number, total: number }
 
 export interface Loaded extends AsyncDisposable {
   model: GPT
@@ -62,7 +66,8 @@ export async function loadModel(source: 'demo' | 'base' | 'sft' | 'rl' = 'demo',
 }
 
 /**
- * Loads a directory with model_<step>.pt and meta_<step>.json, or a Hugging Face one. The tokenizer is looked for in
+ * Loads a directory with model_<step>.pt and meta_<step>.json, a Hugging Face one, or a file of {@link convertCheckpoint} by its path or
+ * alone in a directory. The tokenizer is looked for in
  * `tokenizerDir`, else in the directory itself, else where nanochat's layout has it, ../../tokenizer.
  */
 export async function loadModelFromDir(dir: string, options: LoadOptions & { tokenizerDir?: string | undefined } = {}): Promise<Loaded> {
@@ -103,16 +108,24 @@ export async function seededGPT(config: GPTConfig, seed: number, options: LoadOp
 }
 
 async function loadCheckpoint(dir: string, options: LoadOptions): Promise<{ model: GPT, meta: Record<string, unknown> }> {
-  const { step, softcap, windowPattern, ropeTable, modelTag, baseDir } = options
+  const { modelTag, baseDir } = options
   if (modelTag !== undefined || baseDir !== undefined) throw invalidArg('modelTag and baseDir', 'no value when a directory is given', modelTag ?? baseDir)
   options.signal?.throwIfAborted()
-  const { spec, tensors, files, meta, warnings } = await readCheckpoint(dir, {
+  const { spec, tensors, files, packed, meta, warnings } = await readCheckpoint(dir, checkpointOptions(options))
+  for (const warning of warnings) process.emitWarning(warning, 'NanochatWarning')
+  const { dtype = 'auto' } = options
+  if (packed !== undefined && dtype !== 'auto' && dtype !== packed) throw invalidArg('dtype', `'auto' or '${packed}', which ${files.join(', ')} was packed as,`, dtype)
+  const model = await newGPT(spec, packed === undefined ? options : { ...options, dtype: packed },
+    (nativeOptions) => native().load(spec, tensors, files, { ...nativeOptions, packed: packed !== undefined }))
+  return { model, meta }
+}
+
+/** Of the options those that say how a checkpoint is read. */
+export function checkpointOptions({ step, softcap, windowPattern, ropeTable }: LoadOptions): CheckpointOptions {
+  return {
     ...(step === undefined ? {} : { step }), ...(softcap === undefined ? {} : { softcap }),
     ...(windowPattern === undefined ? {} : { windowPattern }), ...(ropeTable === undefined ? {} : { ropeTable })
-  })
-  for (const warning of warnings) process.emitWarning(warning, 'NanochatWarning')
-  const model = await newGPT(spec, options, (nativeOptions) => native().load(spec, tensors, files, nativeOptions))
-  return { model, meta }
+  }
 }
 
 async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: NativeLoadOptions) => NativeJob<NativeModel>): Promise<GPT> {
@@ -132,8 +145,9 @@ async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: Na
   })
 }
 
-/** The directory itself when it holds a tokenizer, else nanochat's place for it. */
-async function findTokenizer(dir: string): Promise<string> {
+/** The directory itself (or a packed file's) when it holds a tokenizer, else nanochat's place for it. */
+export async function findTokenizer(checkpoint: string): Promise<string> {
+  const dir = isPackedPath(checkpoint) ? dirname(checkpoint) : checkpoint
   for (const name of ['tokenizer.pkl', 'tokenizer.json']) {
     try {
       await access(join(dir, name))
@@ -145,8 +159,9 @@ async function findTokenizer(dir: string): Promise<string> {
   return join(dir, '..', '..', 'tokenizer')
 }
 
-function checkOptions(options: LoadOptions): void {
-  checkKnown(options, loadKeys)
+/** Throws ERR_INVALID_ARG, also for an option that is not in `keys`. */
+export function checkOptions(options: LoadOptions, keys: readonly string[] = loadKeys): void {
+  checkKnown(options, keys)
   checkSignal(options.signal)
   if (options.threads !== undefined) checkInteger('threads', options.threads, 1, 1024)
   for (const [key, value] of Object.entries(options)) if (value !== undefined) checkOption(key, value)

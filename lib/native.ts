@@ -19,13 +19,13 @@ export interface ModelDescription {
   qkScale: number
   windows: number[]                // per layer, in keys before the query; -1 = no window
   maxPositions: number             // 10 * sequenceLen
-  tensors: { name: string, shape: number[] }[]   // nanochat's names; rows of vocabulary tables may be padded in the file
+  tensors: { name: string, shape: number[], dtype?: TensorSource['dtype'] }[]   // nanochat's names; rows of vocabulary tables may be padded in the file
 }
 
 /** One tensor of a checkpoint: raw little-endian row-major data at `offset` of `files[file]`. */
 export interface TensorSource {
   name: string                     // nanochat's name, without _orig_mod.
-  dtype: 'float32' | 'bfloat16' | 'float16'
+  dtype: 'float32' | 'bfloat16' | 'float16' | 'uint8'   // uint8: a packed matrix
   shape: number[]
   file: number
   offset: number
@@ -71,6 +71,8 @@ export interface NativeModel {
    * Rejects with code ERR_ABORTED after `cancel()`; the sequences are then as they were.
    */
   forward(sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array, logits: Uint8Array, out: Float32Array): NativeJob<void>
+  /** Writes a new file that loads with `packed`. `metadata` is a JSON object of strings, for its header. */
+  save(path: string, metadata: string, onProgress?: NativeProgress): NativeJob<void>
   /**
    * Appends tokens as `forward` does, then draws one token per step for every row and appends the draws of the step before,
    * until one of them is in `pauseIds`, for `maxSteps` steps, or to the end of the step that passes `budgetMs`. Resolves to
@@ -91,8 +93,11 @@ export interface NativeLoadOptions {
   dtype: WeightDtype
   threads: number                  // 0 = physical cores available to the process
   isa?: string                     // force one of info().isas
-  onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
+  packed?: boolean                 // the tensors are those of describe(spec, dtype), in one file
+  onProgress?: NativeProgress
 }
+
+export type NativeProgress = (phase: 'read' | 'convert' | 'upload' | 'write', bytes: number, total: number) => void
 
 /** What the machine reaches at most with this many threads, measured; see benchmarks/. */
 export interface MachineLimits {
@@ -127,7 +132,8 @@ export interface NativeKernels {
 
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
-  describe(spec: ModelSpec): ModelDescription
+  /** With a dtype `tensors` are those of a packed file, in its order; a float32 model's tables may be float32, too. */
+  describe(spec: ModelSpec, dtype?: WeightDtype): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
   /** Measures for each number of threads, about a quarter of a second each, off the JavaScript thread. */

@@ -38,6 +38,15 @@ load('writes a checkpoint of a depth first, and removes it', async () => {
   assert.equal(temporaryFolders(), before)
 })
 
+load('converts to a packed file first, and removes it', async () => {
+  const before = temporaryFolders()
+  const { rows } = await run(['--packed', '--dtype', 'int8,float32', '--threads', '1', '-r', '1']) as { rows: LoadRow[] }
+  assert.equal(rows.map(({ dtype }) => dtype), ['int8', 'float32'])
+  assert.ok((rows[0]?.fileBytes ?? Infinity) < (rows[1]?.fileBytes ?? 0), 'it reads the packed files')
+  assert.ok((rows[0]?.weightBytes ?? Infinity) < (rows[1]?.weightBytes ?? 0))
+  assert.equal(temporaryFolders(), before)
+})
+
 load('says what loadGPT says', async () => {
   assert.is(await codeOf(() => run(['--dtype', 'int3', '-r', '1'])), 'ERR_INVALID_ARG')
   assert.is(await codeOf(() => run(['--model', join(dir, 'nowhere')])), 'ERR_CHECKPOINT_NOT_FOUND')

@@ -1,5 +1,6 @@
 // alone: the demo must answer within 3 s
 import { mkdtempSync, rmSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -9,6 +10,7 @@ import type { Inspection } from '../lib/cli/inspect.js'
 import { loadModel, loadModelFromDir } from '../lib/load.js'
 import type { ChatEvent } from '../lib/types.js'
 import { runCli, runShell, type Run } from './support/cli.js'
+import { withDir } from './support/tiny-checkpoint.js'
 
 const cli = suite('command line')
 
@@ -71,7 +73,8 @@ cli('inspect says what a loaded model says', async () => {
     const { model } = loaded
     assert.is(inspection.parameters, model.numParams)
     assert.is(inspection.kvBytesPerToken[dtype], model.backend.kvBytesPerToken)
-    assert.ok(Math.abs(inspection.weightBytes[dtype] / model.memoryBytes - 1) < 0.1, `${inspection.weightBytes[dtype]} of ${model.memoryBytes}`)
+    const weightBytes = inspection.weightBytes[dtype] ?? NaN
+    assert.ok(Math.abs(weightBytes / model.memoryBytes - 1) < 0.1, `${weightBytes} of ${model.memoryBytes}`)
     assert.equal({ ...inspection.config, generation: inspection.generation }, { ...model.config })
     await loaded[Symbol.asyncDispose]()
   }
@@ -86,6 +89,29 @@ cli('inspect reads every kind of checkpoint, and passes warnings on', async () =
   assert.match(text.stdout, /^warning +meta_000123\.json has no window_pattern/m)
   assert.match((await runCli(['inspect', 'test/fixtures/nanochat/hf-nanochat'])).stdout, /^generation +HF$/m)
 })
+
+cli('quantize writes a file that chat answers from and inspect describes', () => withDir(async (dir) => {
+  const question = ['-p', 'What is 12 * 12?']
+  const written = await runCli(['quantize', '-i', 'demo', '-o', dir, '--json'])
+  assert.equal([written.status, written.stderr], [0, ''])
+  const { file, dtype } = JSON.parse(written.stdout) as { file: string, dtype: string }
+  assert.equal([dtype, (await readdir(dir)).sort()], ['int8', ['model-int8.safetensors', 'tokenizer.pkl']])
+  const { stdout } = await runCli(['demo', ...question, '--dtype', 'int8'])
+  for (const model of [dir, file]) assert.is((await runCli(['chat', '--model', model, ...question])).stdout, stdout)
+  const inspection = JSON.parse((await runCli(['inspect', file, '--json'])).stdout) as Inspection
+  assert.equal([inspection.packed, inspection.step, inspection.tokenizer], ['int8', 2814, { vocabSize: 2048 }])
+  await using loaded = await loadModelFromDir(dir)
+  assert.equal(inspection.weightBytes, { int8: loaded.model.memoryBytes })
+  assert.equal(inspection.kvBytesPerToken, { bfloat16: loaded.model.backend.kvBytesPerToken })
+  assert.equal({ ...inspection.config, generation: inspection.generation }, { ...loaded.model.config })
+  assert.match((await runCli(['inspect', dir])).stdout, /as int8, packed; the embedding tables stay in the file$/m)
+
+  const exact = await runCli(['quantize', 'models/demo', '-o', join(dir, 'x.safetensors'), '-d', 'float32'])
+  assert.match(exact.stdout, /x\.safetensors: .* MiB, float32; .*tokenizer\.pkl\n$/)
+  assert.is((await runCli(['quantize', 'models/demo'])).status, 2)
+  assert.is((await runCli(['chat', '-o', dir])).status, 2)
+  assert.match((await runCli(['chat', '--model', file, '--dtype', 'bfloat16', ...question])).stderr, /packed as/)
+}))
 
 cli('a checkpoint directory, with its tokenizer elsewhere', async () => {
   const run = await runCli(['generate', '--model', 'test/fixtures/nanochat/g4a-mid-nowindow', '--tokenizer', 'test/fixtures/tokenizer', '--max-tokens', '3', 'a'])

@@ -1,11 +1,12 @@
 import { join } from 'node:path'
 import { NanochatError, invalidArg } from '../errors.js'
-import type { ModelSpec, TensorSource } from '../native.js'
+import type { ModelSpec, TensorSource, WeightDtype } from '../native.js'
 import { detectGeneration, requireTensors } from './detect.js'
 import { isRecord, readJsonObject } from './file.js'
 import { chooseStep, listDirectory } from './find.js'
 import { readHf } from './hf.js'
 import { isWindowPattern, modelConfig, softcapOf } from './meta.js'
+import { isPackedPath, readPacked } from './packed.js'
 import { readPt } from './pt.js'
 
 export { findCheckpoint } from './find.js'
@@ -15,6 +16,7 @@ export interface Checkpoint {
   spec: ModelSpec
   tensors: TensorSource[]          // exactly those of the spec, names as nanochat's
   files: string[]                  // TensorSource.file is an index into these
+  packed?: WeightDtype             // of a packed file, whose tensors are the addon's own
   meta: Record<string, unknown>    // the meta file, or config.json of a Hugging Face directory
   warnings: string[]
 }
@@ -30,15 +32,16 @@ export interface CheckpointOptions {
 const maxMetaBytes = 1 << 20       // nanochat's are about 2 KB
 
 /**
- * Reads the headers of a checkpoint directory, nanochat's (model_<step>.pt and meta_<step>.json) or a Hugging Face one, never
- * tensor data. Executes nothing. Throws ERR_CHECKPOINT_NOT_FOUND, ERR_CHECKPOINT_FORMAT (damaged), ERR_CHECKPOINT_ARCH (not
+ * Reads the headers of a checkpoint directory, nanochat's (model_<step>.pt and meta_<step>.json) or a Hugging Face one, or of a
+ * packed file, by its path or alone in a directory; never tensor data. Executes nothing. Throws ERR_CHECKPOINT_NOT_FOUND, ERR_CHECKPOINT_FORMAT (damaged), ERR_CHECKPOINT_ARCH (not
  * a model this version computes) and ERR_INVALID_ARG.
  */
 export async function readCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   checkOptions(options)
+  if (isPackedPath(dir)) return withPackedOptions(await readPacked(dir), options)
   const names = await listDirectory(dir, 'Pass a directory with model_<step>.pt and meta_<step>.json, or a Hugging Face one.')
   if (names.some((name) => /^model_\d+\.pt$/.test(name))) return readNanochat(dir, names, options)
-  if (!names.includes('config.json')) throw nothingToLoad(dir, names)
+  if (!names.includes('config.json')) return withPackedOptions(await readPacked(join(dir, onlyPacked(dir, names))), options)
 
   if (options.step !== undefined) throw invalidArg('step', 'no step for a Hugging Face directory', options.step)
   const { checkpoint, fileName, nameInFile } = await readHf(dir, names)
@@ -62,6 +65,18 @@ async function readNanochat(dir: string, names: readonly string[], options: Chec
   }, options)
   requireTensors(spec, tensors, files.model)
   return { spec, tensors, files: [path], meta, warnings: isPatternKnown ? [] : [noWindowPattern(files.meta, meta)] }
+}
+
+function withPackedOptions(checkpoint: Checkpoint, options: CheckpointOptions): Checkpoint {
+  if (options.step !== undefined) throw invalidArg('step', 'no step for a packed file', options.step)
+  return { ...checkpoint, spec: withOptions(checkpoint.spec, options) }
+}
+
+function onlyPacked(dir: string, names: readonly string[]): string {
+  const [first, ...others] = names.filter(isPackedPath)
+  if (first === undefined) throw nothingToLoad(dir, names)
+  if (others.length === 0) return first
+  throw new NanochatError('ERR_CHECKPOINT_NOT_FOUND', `Expected one packed file in ${dir} but found ${[first, ...others].slice(0, 10).join(', ')}. Pass the path of one of them.`)
 }
 
 function checkOptions({ step, softcap, windowPattern, ropeTable }: CheckpointOptions): void {

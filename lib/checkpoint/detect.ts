@@ -1,5 +1,5 @@
 import { NanochatError } from '../errors.js'
-import { native, type ModelDescription, type ModelSpec, type TensorSource } from '../native.js'
+import { native, type ModelDescription, type ModelSpec, type TensorSource, type WeightDtype } from '../native.js'
 
 const veGate = /^transformer\.h\.\d+\.attn\.ve_gate\.weight$/
 
@@ -67,16 +67,16 @@ function refusedExperiment(fileName: string, names: readonly string[], when: str
 }
 
 /** The addon checks how the numbers of a configuration fit together; its message gets the file's name. */
-function describeSpec(spec: ModelSpec, fileName: string): ModelDescription {
+export function describeSpec(spec: ModelSpec, fileName: string, packedDtype?: WeightDtype): ModelDescription {
   const addon = native()
   try {
-    return addon.describe(spec)
+    return addon.describe(spec, packedDtype)
   } catch (cause) {
     throw new NanochatError('ERR_CHECKPOINT_ARCH', `${fileName}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
   }
 }
 
-function isVocabularyTable(name: string): boolean {
+export function isVocabularyTable(name: string): boolean {
   return name === 'transformer.wte.weight' || name === 'lm_head.weight' || name.startsWith('value_embeds.')
 }
 

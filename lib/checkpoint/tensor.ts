@@ -1,7 +1,7 @@
 import type { TensorSource } from '../native.js'
 
 /** Bytes of one element, as stored. */
-export const itemSize: Record<TensorSource['dtype'], number> = { float32: 4, bfloat16: 2, float16: 2 }
+export const itemSize: Record<TensorSource['dtype'], number> = { float32: 4, bfloat16: 2, float16: 2, uint8: 1 }
 
 /** Product of the dimensions; undefined when one is no size or the product is not exact. */
 export function numElements(shape: readonly number[]): number | undefined {

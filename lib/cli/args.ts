@@ -9,6 +9,8 @@ export interface Command {
   model: ModelChoice
   load: LoadOptions
   prompt: string | null
+  /** Of quantize alone. */
+  out: string | null
   temperature: number | null
   topK: number
   seed: number
@@ -37,11 +39,14 @@ export function parseCommandLine(argv: readonly string[]): Request {
   const text = (key: string): string | undefined => values[key] as string | undefined
   const argument = words.length > 0 ? words.join(' ') : undefined
   if (argument !== undefined && text('prompt') !== undefined) throw wrongUsage(`Expected one text but received both -p and ${JSON.stringify(argument)}.`)
+  const takesDirectory = name === 'inspect' || name === 'quantize'
+  if (name === 'quantize' && text('out') === undefined) throw wrongUsage('Expected -o and where to write to.')
   return {
     name,
-    model: modelChoice(name, text, name === 'inspect' ? argument : undefined),
+    model: modelChoice(name, text, takesDirectory ? argument : undefined),
     load: loadOptions(text),
-    prompt: name === 'inspect' ? null : text('prompt') ?? argument ?? null,
+    prompt: takesDirectory ? null : text('prompt') ?? argument ?? null,
+    out: text('out') ?? null,
     temperature: decimal('temperature', text('temperature')) ?? null,
     topK: integer('top-k', text('top-k')) ?? 50,
     seed: integer('seed', text('seed')) ?? 42,

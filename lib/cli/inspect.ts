@@ -1,13 +1,17 @@
 import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import binding from '../binding.cjs'
 import { findCheckpoint, readCheckpoint } from '../checkpoint/checkpoint.js'
+import { isMatrix, isPackedPath } from '../checkpoint/packed.js'
 import { itemSize, numElements } from '../checkpoint/tensor.js'
 import { NanochatError } from '../errors.js'
-import { native } from '../native.js'
+import { checkpointOptions } from '../load.js'
+import { native, type TensorSource, type WeightDtype } from '../native.js'
 import { loadTokenizer } from '../tokenizer.js'
 import type { Command } from './args.js'
 import { jsonLine, short, withoutControls } from './terminal.js'
+
+type BytesByType = Partial<Record<WeightDtype, number>>
 
 /** What `inspect` knows of a checkpoint. Sizes are bytes; a window of -1 is none. */
 export interface Inspection {
@@ -20,9 +24,14 @@ export interface Inspection {
   parameters: number
   storedBytes: number
   fileBytes: number
-  /** Weights alone; alignment adds a few per cent. Embedding tables stored as bfloat16 stay so in a float32 model. */
-  weightBytes: Record<'float32' | 'bfloat16', number>
-  kvBytesPerToken: Record<'float32' | 'bfloat16', number>
+  /** The dtype of a packed file, which loads as nothing else. */
+  packed: WeightDtype | null
+  /**
+   * Weights alone; alignment adds a few per cent. Embedding tables stored as bfloat16 stay so in a float32 model. Of a packed file only
+   * the matrices: its tables stay in the file.
+   */
+  weightBytes: BytesByType
+  kvBytesPerToken: BytesByType
   tokenizer: { vocabSize: number } | { error: string }
   step: unknown
   warnings: string[]
@@ -37,11 +46,7 @@ export async function inspect(command: Command): Promise<void> {
 /** Reads headers only, no weights; a tokenizer that is missing or does not fit is reported, not thrown. */
 async function inspectCheckpoint({ model, load }: Command): Promise<Inspection> {
   const { directory, tokenizerDirs } = await locate(model, load.modelTag)
-  const { step, softcap, windowPattern, ropeTable } = load
-  const { spec, tensors, files, meta, warnings } = await readCheckpoint(directory, {
-    ...(step === undefined ? {} : { step }), ...(softcap === undefined ? {} : { softcap }),
-    ...(windowPattern === undefined ? {} : { windowPattern }), ...(ropeTable === undefined ? {} : { ropeTable })
-  })
+  const { spec, tensors, files, packed, meta, warnings } = await readCheckpoint(directory, checkpointOptions(load))
   const description = native().describe(spec)
   const { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd } = spec
   const parameters = sum(description.tensors.map(({ shape }) => numElements(shape) ?? 0))
@@ -56,21 +61,26 @@ async function inspectCheckpoint({ model, load }: Command): Promise<Inspection> 
     },
     tensors: tensors.length,
     parameters,
-    storedBytes: sum(tensors.map(({ shape, dtype }) => (numElements(shape) ?? 0) * itemSize[dtype])),
+    storedBytes: sum(tensors.map(storedSize)),
     fileBytes: sum(await Promise.all(files.map(async (file) => (await stat(file)).size))),
-    weightBytes: {
+    packed: packed ?? null,
+    weightBytes: packed !== undefined ? { [packed]: sum(tensors.filter(({ name }) => isMatrix(name)).map(storedSize)) } : {
       float32: sum(description.tensors.map(({ name, shape }) => (narrowTables.has(name) ? 2 : 4) * (numElements(shape) ?? 0))),
       bfloat16: 2 * parameters
     },
-    kvBytesPerToken: { float32: 4 * cached, bfloat16: 2 * cached },
+    kvBytesPerToken: { ...(packed === undefined || packed === 'float32' ? { float32: 4 * cached } : {}), ...(packed === 'float32' ? {} : { bfloat16: 2 * cached }) },
     tokenizer: await inspectTokenizer(tokenizerDirs, vocabSize),
     step: meta.step ?? null,
     warnings
   }
 }
 
-async function locate(model: Command['model'], modelTag: string | undefined): Promise<{ directory: string, tokenizerDirs: string[] }> {
-  if ('dir' in model) return { directory: model.dir, tokenizerDirs: model.tokenizerDir === undefined ? [model.dir, join(model.dir, '..', '..', 'tokenizer')] : [model.tokenizerDir] }
+/** Where the command's checkpoint is, and where its tokenizer may be. */
+export async function locate(model: Command['model'], modelTag: string | undefined): Promise<{ directory: string, tokenizerDirs: string[] }> {
+  if ('dir' in model) {
+    const near = isPackedPath(model.dir) ? dirname(model.dir) : model.dir
+    return { directory: model.dir, tokenizerDirs: model.tokenizerDir === undefined ? [near, join(near, '..', '..', 'tokenizer')] : [model.tokenizerDir] }
+  }
   if (model.source === 'demo') {
     const directory = join(binding.packageRoot, 'models', 'demo')
     return { directory, tokenizerDirs: [directory] }
@@ -96,7 +106,7 @@ async function inspectTokenizer(dirs: readonly string[], vocabSize: number): Pro
 
 function asText(inspection: Inspection): string {
   const { config, constants, weightBytes, kvBytesPerToken, tokenizer } = inspection
-  const bothTypes = (bytes: Inspection['weightBytes'], times = 1): string => `${short(times * bytes.bfloat16, 'B')} as bfloat16, ${short(times * bytes.float32, 'B')} as float32`
+  const byType = (bytes: BytesByType, times = 1): string => Object.entries(bytes).reverse().map(([dtype, count]) => `${short(times * count, 'B')} as ${dtype}`).join(', ')
   const rows: [string, string][] = [
     ['directory', inspection.directory],
     ['generation', `${inspection.generation}${inspection.step === null ? '' : `, step ${String(inspection.step)}`}`],
@@ -106,13 +116,17 @@ function asText(inspection: Inspection): string {
     ['constants', `softcap ${constants.softcap}, rope base ${constants.ropeBase}, q and k x ${Number(constants.qkScale.toPrecision(6))}`],
     ['parameters', `${short(inspection.parameters)} in ${inspection.tensors} tensors`],
     ['stored', `${short(inspection.storedBytes, 'B')} of weights, ${short(inspection.fileBytes, 'B')} in ${inspection.files.length} file${inspection.files.length === 1 ? '' : 's'}`],
-    ['in memory', bothTypes(weightBytes)],
-    ['KV per token', bothTypes(kvBytesPerToken)],
-    ['KV per context', bothTypes(kvBytesPerToken, config.sequenceLen)],
+    ['in memory', `${byType(weightBytes)}${inspection.packed === null ? '' : ', packed; the embedding tables stay in the file'}`],
+    ['KV per token', byType(kvBytesPerToken)],
+    ['KV per context', byType(kvBytesPerToken, config.sequenceLen)],
     ['tokenizer', 'error' in tokenizer ? tokenizer.error : `${tokenizer.vocabSize} tokens`],
     ...inspection.warnings.map((warning): [string, string] => ['warning', warning])
   ]
   return rows.map(([name, value]) => `${name.padEnd(16)}${value}\n`).join('')
+}
+
+function storedSize({ shape, dtype }: TensorSource): number {
+  return (numElements(shape) ?? 0) * itemSize[dtype]
 }
 
 function sum(numbers: readonly number[]): number {

@@ -9,6 +9,7 @@ import { demoQuestions } from './demo.js'
 import { inspect } from './inspect.js'
 import { answerOnce, continueText, readStdin } from './once.js'
 import { helpText } from './options.js'
+import { quantize } from './quantize.js'
 import { isInteractive, painter, withoutControls } from './terminal.js'
 
 /** Runs a request to its end. */
@@ -18,6 +19,7 @@ async function run(argv: readonly string[]): Promise<void> {
   else if (request.name === 'version') process.stdout.write(`${version()}\n`)
   else if (request.name === 'bench') process.exitCode = await (await import('../../benchmarks/commands.js')).runBenchmark(request.args, 'nanochat-node bench')
   else if (request.name === 'inspect') await inspect(request)
+  else if (request.name === 'quantize') await quantize(request)
   else if (request.name === 'generate') await continueText(request, request.prompt ?? await readStdin())
   else await talk(request)
 }

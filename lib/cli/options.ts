@@ -1,6 +1,6 @@
 import type { ParseArgsConfig } from 'node:util'
 
-export const commands = ['chat', 'generate', 'inspect', 'demo'] as const
+export const commands = ['chat', 'generate', 'inspect', 'quantize', 'demo'] as const
 export type CommandName = typeof commands[number]
 
 interface Option {
@@ -12,15 +12,16 @@ interface Option {
 }
 
 const loading = ['chat', 'generate', 'demo'] as const
-const ownModel = ['chat', 'generate', 'inspect'] as const
+const ownModel = ['chat', 'generate', 'inspect', 'quantize'] as const
 
 /** Every option but --help and --version. The letters are those of nanochat's scripts/chat_cli.py. */
 export const options: Record<string, Option> = {
   'source': { short: 'i', value: 'demo|base|sft|rl', commands: ownModel, help: "which of nanochat's checkpoints; default sft, for generate base" },
   'model-tag': { short: 'g', value: 'd24', commands: ownModel, help: 'default: the largest d<N> on disk' },
   'step': { short: 's', value: 'n', commands: ownModel, help: 'default: the last one' },
-  'model': { value: 'dir', commands: ownModel, help: 'a checkpoint directory, instead of -i and -g' },
+  'model': { value: 'dir', commands: ownModel, help: 'a checkpoint directory or a packed file, instead of -i and -g' },
   'tokenizer': { value: 'dir', commands: ownModel, help: 'with --model; default: that directory, else ../../tokenizer' },
+  'out': { short: 'o', value: 'path', commands: ['quantize'], help: 'a directory, which gets model-<dtype>.safetensors, or a path that ends with .safetensors' },
   'prompt': { short: 'p', value: 'text', commands: loading, help: 'answer this once and end' },
   'temperature': { short: 't', value: 'x', commands: loading, help: 'default 0.6 in the interactive chat, else 0 (always the likeliest token)' },
   'top-k': { short: 'k', value: 'n', commands: loading, help: 'only the n likeliest tokens, default 50; 0 = all' },
@@ -28,12 +29,12 @@ export const options: Record<string, Option> = {
   'max-tokens': { value: 'n', commands: loading, help: "tokens per answer; default: what is left of the model's context" },
   'no-tool': { commands: loading, help: 'run nothing the model writes between python tokens' },
   'device': { value: 'auto|cpu', commands: loading, help: 'also as --device-type' },
-  'dtype': { short: 'd', value: 'auto|float32|bfloat16|int8|int4', commands: loading, help: 'weights in memory; auto is bfloat16' },
-  'threads': { value: 'n', commands: loading, help: 'default: physical cores' },
+  'dtype': { short: 'd', value: 'auto|float32|bfloat16|int8|int4', commands: [...loading, 'quantize'], help: 'weights in memory; auto is bfloat16. For quantize in the file; default int8' },
+  'threads': { value: 'n', commands: [...loading, 'quantize'], help: 'default: physical cores' },
   'softcap': { value: 'x', commands: ownModel, help: 'what some older checkpoints do not record, ...' },
   'window-pattern': { value: 'SSSL', commands: ownModel, help: '... likewise ...' },
   'rope-table': { value: 'float32|bfloat16', commands: ownModel, help: '... likewise (docs/api.md)' },
-  'json': { commands, help: 'one JSON document per line: the events; for inspect the result' }
+  'json': { commands, help: 'one JSON document per line: the events; for inspect and quantize the result' }
 }
 
 /** The same as a node:util parseArgs configuration. */
@@ -59,6 +60,10 @@ Continues a text (the argument, -p or stdin) as a base model does; prints the co
   inspect: `nanochat-node inspect [directory]
 
 What a checkpoint is and needs, without loading its weights.`,
+  quantize: `nanochat-node quantize [directory] -o path
+
+Writes the model as one safetensors file with weights of 8 bits (or as --dtype says) that loads without
+conversion, and its tokenizer beside it.`,
   demo: `nanochat-node demo [question]
 
 Chat with the small model of the package. Without a terminal and a question: a few questions of its own.`
@@ -69,6 +74,7 @@ const overview = `nanochat-node <command> [options]
   chat [question]      talk to a nanochat model; one answer with a question, -p or text on stdin
   generate [text]      continue a text
   inspect [directory]  what a checkpoint is and needs
+  quantize [directory] -o path   write it as one file of fewer bits that loads at once
   demo [question]      chat with the small model of the package
   bench [name]         measure this machine: decode, kernels, load, sandbox; without a name lists them
 

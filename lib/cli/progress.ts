@@ -1,7 +1,5 @@
-import type { LoadOptions } from '../load.js'
+import type { LoadProgress } from '../load.js'
 import { short } from './terminal.js'
-
-type Progress = Parameters<NonNullable<LoadOptions['onProgress']>>[0]
 
 const delayMs = 200
 const redrawMs = 50
@@ -11,7 +9,7 @@ const width = 24
  * A bar for `onProgress` on a terminal. It appears when loading takes longer than 200 ms, and `done` takes it away again;
  * on anything else than a terminal nothing is written.
  */
-export function progressBar(stream: { isTTY?: boolean, write(text: string): unknown }, now: () => number = () => performance.now()): { onProgress(progress: Progress): void, done(): void } {
+export function progressBar(stream: { isTTY?: boolean, write(text: string): unknown }, now: () => number = () => performance.now()): { onProgress(progress: LoadProgress): void, done(): void } {
   const startedAt = now()
   let drawnAt = -Infinity
   return {
@@ -20,7 +18,7 @@ export function progressBar(stream: { isTTY?: boolean, write(text: string): unkn
       drawnAt = now()
       const share = total > 0 ? Math.min(bytes / total, 1) : 0
       const filled = Math.round(share * width)
-      stream.write(`\rloading [${'#'.repeat(filled)}${'.'.repeat(width - filled)}] ${Math.floor(share * 100)} % of ${short(total, 'B')} (${phase})\x1b[K`)
+      stream.write(`\r${phase === 'write' ? 'writing' : 'loading'} [${'#'.repeat(filled)}${'.'.repeat(width - filled)}] ${Math.floor(share * 100)} % of ${short(total, 'B')} (${phase})\x1b[K`)
     },
     done() {
       if (drawnAt > -Infinity) stream.write('\r\x1b[K')

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "cpu/packed_file.h"
+
 namespace nanochat {
 
 Napi::Error make_error(Napi::Env env, const Status& status) {
@@ -96,15 +98,23 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
 
   Napi::Array windows = Napi::Array::New(env, config.windows.size());
   for (size_t l = 0; l < config.windows.size(); l++) windows.Set(l, config.windows[l]);
-  const std::vector<TensorShape> table = tensor_table(config);
-  Napi::Array tensors = Napi::Array::New(env, table.size());
-  for (size_t i = 0; i < table.size(); i++) {
-    Napi::Array shape = Napi::Array::New(env, table[i].shape.size());
-    for (size_t d = 0; d < table[i].shape.size(); d++) shape.Set(d, static_cast<double>(table[i].shape[d]));
+  Napi::Array tensors = Napi::Array::New(env);
+  const auto add = [&](const std::string& name, const std::vector<int64_t>& dimensions) {
+    Napi::Array shape = Napi::Array::New(env, dimensions.size());
+    for (size_t d = 0; d < dimensions.size(); d++) shape.Set(d, static_cast<double>(dimensions[d]));
     Napi::Object tensor = Napi::Object::New(env);
-    tensor.Set("name", table[i].name);
+    tensor.Set("name", name);
     tensor.Set("shape", shape);
-    tensors.Set(i, tensor);
+    tensors.Set(tensors.Length(), tensor);
+    return tensor;
+  };
+  if (info[1].IsUndefined()) {
+    for (const TensorShape& tensor : tensor_table(config)) add(tensor.name, tensor.shape);
+  } else {
+    for (const PackedTensor& tensor : packed_tensors(config, expect_compute_type(info[1]), nullptr)) {
+      const char* dtype = tensor.type == StoredType::f32 ? "float32" : tensor.type == StoredType::b16 ? "bfloat16" : "uint8";
+      add(tensor.name, tensor.shape).Set("dtype", dtype);
+    }
   }
   Napi::Object description = Napi::Object::New(env);
   description.Set("softcap", config.softcap);

@@ -9,6 +9,7 @@
 #include "addon/samplers.h"
 #include "cpu/decode.h"
 #include "cpu/machine.h"
+#include "cpu/packed_file.h"
 
 namespace nanochat {
 
@@ -137,6 +138,39 @@ struct Pass {
   }
 };
 
+// Calls onProgress(phase, bytes, total) on the JavaScript thread, at most about thirty times a second and at the end.
+class Progress {
+ public:
+  static std::shared_ptr<Progress> create(Runner* runner, const Napi::Value& on_progress) {
+    auto progress = std::make_shared<Progress>();
+    progress->runner_ = runner;
+    if (on_progress.IsFunction()) progress->callback_ = Napi::Persistent(on_progress.As<Napi::Function>());
+    progress->callback_.SuppressDestruct();
+    progress->self_ = progress;
+    return progress;
+  }
+
+  // Inference thread.
+  void report(const char* phase, int64_t bytes, int64_t total) {
+    const auto now = Clock::now();
+    if (bytes < total && now - last_ < std::chrono::milliseconds(30)) return;
+    last_ = now;
+    runner_->post([self = self_.lock(), phase, bytes, total](Napi::Env e) {
+      if (!self->callback_.IsEmpty()) self->callback_.Call({Napi::String::New(e, phase), Napi::Number::New(e, static_cast<double>(bytes)), Napi::Number::New(e, static_cast<double>(total))});
+    });
+  }
+
+  // JavaScript thread.
+  void end() { callback_.Reset(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Runner* runner_ = nullptr;
+  std::weak_ptr<Progress> self_;
+  Napi::FunctionReference callback_;
+  Clock::time_point last_;
+};
+
 class NativeModel : public Napi::ObjectWrap<NativeModel> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -149,6 +183,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       InstanceAccessor<&NativeModel::kv_bytes_per_token>("kvBytesPerToken"),
       InstanceMethod<&NativeModel::new_sequence>("newSequence"),
       InstanceMethod<&NativeModel::forward>("forward"),
+      InstanceMethod<&NativeModel::save>("save"),
       InstanceMethod<&NativeModel::decode>("decode"),
       InstanceMethod<&NativeModel::dispose>("dispose"),
     });
@@ -312,6 +347,26 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     return start_pass(info, pass, std::move(job), value);
   }
 
+  // save(path, metadata, onProgress)
+  Napi::Value save(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    expect_usable(env, runner_->is_closing(), "model");
+    auto job = std::make_shared<Job>();
+    const auto progress = Progress::create(runner_.get(), info[2]);
+    auto self = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info.This().As<Napi::Object>()));
+    self->SuppressDestruct();
+    job->work = [runner = runner_.get(), path = expect_string(info[0], "path"), metadata = expect_string(info[1], "metadata"), progress, job = job.get()] {
+      const CpuModel& model = *runner->model();
+      const auto report = [&](int64_t bytes, int64_t total) { progress->report("write", bytes, total); };
+      return write_packed(packed_tensors(model.config(), model.weights().lm_head.type, &model.weights()), metadata, path, job->cancelled, report);
+    };
+    const auto always = [progress, self](Napi::Env, const Status&) {
+      progress->end();
+      self->Reset();
+    };
+    return start_job(env, runner_, std::move(job), [](Napi::Env e) { return e.Undefined(); }, always);
+  }
+
   std::vector<std::shared_ptr<SequenceState>> expect_sequences(Napi::Env env, const Napi::Value& value) {
     if (!value.IsArray()) throw_invalid(env, "Expected an array for sequences.");
     const Napi::Array array = value.As<Napi::Array>();
@@ -358,7 +413,7 @@ struct LoadOptions {
   ComputeType type = ComputeType::bfloat16;
   int threads = 0;
   const Kernels* kernels = nullptr;
-  Napi::FunctionReference on_progress;
+  Napi::Value on_progress;
 };
 
 void read_options(const Napi::Value& value, LoadOptions* options) {
@@ -368,19 +423,17 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
   if (options->threads == 0) options->threads = physical_cores();
   const Napi::Value isa = o.Get("isa");
   options->kernels = isa.IsUndefined() ? find_kernels(nullptr) : &expect_kernels(isa);
-  const Napi::Value on_progress = o.Get("onProgress");
-  if (on_progress.IsFunction()) options->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
+  options->on_progress = o.Get("onProgress");
 }
 
 using MakeSource = std::function<Status(std::unique_ptr<TensorSource>*)>;
 
-Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options, MakeSource make_source) {
+Napi::Value start_load(Napi::Env env, const ModelSpec& spec, const LoadOptions& options, MakeSource make_source) {
   ModelConfig config;
   const Status status = make_config(spec, &config);
   if (!status.ok()) throw_status(env, status);
   const auto runner = Runner::create(env, options.threads);
-  auto progress = std::make_shared<Napi::FunctionReference>(std::move(options.on_progress));
-  progress->SuppressDestruct();
+  const auto progress = Progress::create(runner.get(), options.on_progress);
 
   auto job = std::make_shared<Job>();
   Runner* raw = runner.get();
@@ -389,16 +442,8 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options
     Status status = make_source(&source);
     if (status.ok()) status = check_memory(weight_bytes(config, type, *source), "model", "Use a dtype of fewer bits, a smaller model");
     if (!status.ok()) return status;
-    using Clock = std::chrono::steady_clock;
-    Clock::time_point last;
-    const auto report = [&](int64_t bytes, int64_t total) {
-      const auto now = Clock::now();
-      if (bytes < total && now - last < std::chrono::milliseconds(30)) return;
-      last = now;
-      raw->post([progress, bytes, total](Napi::Env e) {
-        if (!progress->IsEmpty()) progress->Call({Napi::String::New(e, "convert"), Napi::Number::New(e, static_cast<double>(bytes)), Napi::Number::New(e, static_cast<double>(total))});
-      });
-    };
+    const char* phase = source->is_packed() ? "read" : "convert";
+    const auto report = [&](int64_t bytes, int64_t total) { progress->report(phase, bytes, total); };
     return load_cpu_model(config, type, *source, kernels, {&raw->pool(), cancelled, report}, &raw->model());
   };
   const auto value = [runner](Napi::Env e) -> Napi::Value {
@@ -406,7 +451,7 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options
     return NativeModel::create(e, runner);
   };
   const auto always = [runner, progress](Napi::Env, const Status& result) {
-    progress->Reset();
+    progress->end();
     if (!result.ok()) runner->close([](Napi::Env) {});
   };
   return start_job(env, runner, std::move(job), value, always);
@@ -417,7 +462,8 @@ StoredType read_type(const Napi::Value& value) {
   if (name == "float32") return StoredType::f32;
   if (name == "bfloat16") return StoredType::b16;
   if (name == "float16") return StoredType::f16;
-  throw_invalid(value.Env(), "Expected float32, bfloat16 or float16 for a tensor's dtype.");
+  if (name == "uint8") return StoredType::packed;
+  throw_invalid(value.Env(), "Expected float32, bfloat16, float16 or uint8 for a tensor's dtype.");
 }
 
 TensorEntry read_tensor(const Napi::Value& value) {
@@ -446,7 +492,13 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < paths.Length(); i++) files.push_back(expect_string(paths.Get(i), "files"));
   LoadOptions options;
   read_options(info[3], &options);
-  return start_load(env, spec, std::move(options), [entries, files](std::unique_ptr<TensorSource>* source) { return TensorSource::open(entries, files, source); });
+  const bool is_packed = info[3].As<Napi::Object>().Get("packed").ToBoolean();
+  if (is_packed && files.size() != 1) throw_invalid(env, "Expected one file with a packed model.");
+  return start_load(env, spec, options, [entries, files, is_packed](std::unique_ptr<TensorSource>* source) {
+    Status status = TensorSource::open(entries, files, source);
+    if (status.ok() && is_packed) (*source)->set_packed();
+    return status;
+  });
 }
 
 Napi::Value seeded(const Napi::CallbackInfo& info) {
@@ -454,7 +506,7 @@ Napi::Value seeded(const Napi::CallbackInfo& info) {
   const uint32_t seed = static_cast<uint32_t>(expect_integer(info[1], "seed", 0, UINT32_MAX));
   LoadOptions options;
   read_options(info[2], &options);
-  return start_load(info.Env(), spec, std::move(options), [seed](std::unique_ptr<TensorSource>* source) {
+  return start_load(info.Env(), spec, options, [seed](std::unique_ptr<TensorSource>* source) {
     *source = TensorSource::seeded(seed);
     return Status{};
   });

@@ -46,6 +46,8 @@ template <class T, class X> class Forward final : public CpuModel {
     return load_weights(config_, type, source, context, &w_);
   }
 
+  const Weights& weights() const override { return w_; }
+
   int64_t pass_bytes(const std::vector<BatchRow>& batch) const override {
     const auto& c = config_;
     int64_t tokens = 0, pages = 0;
@@ -66,6 +68,7 @@ template <class T, class X> class Forward final : public CpuModel {
     try {
       begin(batch);
       status = run(out, cancelled);
+      if (status.ok() && w_.file) status = w_.file->check();
     } catch (const std::bad_alloc&) {
       status = Status::error("ERR_OUT_OF_MEMORY", "Not enough memory for the KV cache or the activations of this pass. Use fewer rows, shorter prompts or a smaller model.");
     }

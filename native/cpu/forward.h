@@ -34,6 +34,8 @@ class CpuModel {
   // Bytes that such a pass allocates: activations beyond those of earlier passes, and pages of the KV cache.
   virtual int64_t pass_bytes(const std::vector<BatchRow>& batch) const = 0;
 
+  virtual const Weights& weights() const = 0;
+
   const ModelConfig& config() const { return config_; }
   const std::shared_ptr<PagePool>& page_pool() const { return page_pool_; }
   int64_t memory_bytes() const { return memory_bytes_; }

@@ -23,6 +23,7 @@ struct PackedMatrix {
 
   int panels() const { return (outputs + kPanel - 1) / kPanel; }
   int64_t panel_size() const;  // bytes
+  int64_t bytes() const;
   const uint8_t* panel(int64_t index) const { return data + index * panel_size(); }
   WeightFormat format() const { return type == ComputeType::int4 ? WeightFormat::int4 : WeightFormat::int8; }
 };
@@ -34,9 +35,10 @@ void pack_output(ComputeType type, const float* weights, int k, int lane, uint8_
 struct Table {
   int64_t width = 0;
   bool is_bf16 = false;
-  Buffer data;
+  const uint8_t* data = nullptr;
+  Buffer owned;  // empty where the data are in a packed file
   int64_t row_bytes() const { return width * (is_bf16 ? 2 : 4); }
-  const void* row(int64_t index) const { return data.as<uint8_t>() + index * row_bytes(); }
+  const void* row(int64_t index) const { return data + index * row_bytes(); }
   // Asks for a row that will be read soon: rows lie anywhere in a large table, so each costs a cache miss.
   void prefetch(int64_t index) const {
 #if defined(__GNUC__)
@@ -59,6 +61,7 @@ struct LayerWeights {
 
 struct Weights {
   Buffer matrices;       // of all layers and lm_head, one behind the other: few and large pages
+  std::shared_ptr<const MappedFile> file;  // of a packed model: the tables are in it
   Table wte;             // (V, C)
   PackedMatrix lm_head;  // (V, C)
   std::vector<LayerWeights> layers;
@@ -72,7 +75,7 @@ struct LoadContext {
   std::function<void(int64_t bytes, int64_t total)> on_progress;  // bytes of the finished weights
 };
 
-// Bytes that the weights of this configuration take in memory.
+// Bytes that the weights of this configuration take in memory. Tables of a packed file are not among them.
 int64_t weight_bytes(const ModelConfig& config, ComputeType type, const TensorSource& source);
 
 // Bytes of them that every pass reads: the matrices.

@@ -8,6 +8,7 @@
 #define NOMINMAX
 #include <windows.h>
 #else
+#include "model/mapped_range.h"
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -18,7 +19,7 @@ namespace nanochat {
 
 #if defined(_WIN32)
 
-Status MappedFile::open(const std::string& path, std::unique_ptr<MappedFile>* file) {
+Status MappedFile::open(const std::string& path, std::shared_ptr<const MappedFile>* file) {
   const auto failed = [&] { return Status::error("ERR_CHECKPOINT_NOT_FOUND", "Could not map " + path + ": Windows error " + std::to_string(GetLastError()) + "."); };
   const int length = MultiByteToWideChar(CP_UTF8, 0, path.c_str(), -1, nullptr, 0);
   std::wstring wide(static_cast<size_t>(length), L'\0');
@@ -32,19 +33,22 @@ Status MappedFile::open(const std::string& path, std::unique_ptr<MappedFile>* fi
   if (mapping) CloseHandle(mapping);
   CloseHandle(handle);
   if (!data) return status;
-  file->reset(new MappedFile());
-  (*file)->data_ = static_cast<const uint8_t*>(data);
-  (*file)->size_ = size.QuadPart;
+  auto mapped = std::shared_ptr<MappedFile>(new MappedFile());
+  mapped->data_ = static_cast<const uint8_t*>(data);
+  mapped->size_ = size.QuadPart;
+  *file = std::move(mapped);
   return {};
 }
 
 MappedFile::~MappedFile() { UnmapViewOfFile(data_); }
 
+Status MappedFile::check() const { return {}; }  // note: Windows refuses to shorten a mapped file
+
 void MappedFile::release(const uint8_t*, const uint8_t*) const {}
 
 #else
 
-Status MappedFile::open(const std::string& path, std::unique_ptr<MappedFile>* file) {
+Status MappedFile::open(const std::string& path, std::shared_ptr<const MappedFile>* file) {
   const auto failed = [&] { return Status::error("ERR_CHECKPOINT_NOT_FOUND", "Could not map " + path + ": " + std::strerror(errno) + "."); };
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return failed();
@@ -57,13 +61,24 @@ Status MappedFile::open(const std::string& path, std::unique_ptr<MappedFile>* fi
   const Status status = data == MAP_FAILED ? failed() : Status{};
   ::close(fd);
   if (!status.ok()) return status;
-  file->reset(new MappedFile());
-  (*file)->data_ = static_cast<const uint8_t*>(data);
-  (*file)->size_ = info.st_size;
+  auto mapped = std::shared_ptr<MappedFile>(new MappedFile());
+  mapped->data_ = static_cast<const uint8_t*>(data);
+  mapped->size_ = info.st_size;
+  mapped->path_ = path;
+  mapped->range_ = guard_range(data, static_cast<size_t>(info.st_size));
+  *file = std::move(mapped);
   return {};
 }
 
-MappedFile::~MappedFile() { munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_)); }
+MappedFile::~MappedFile() {
+  unguard_range(range_);
+  munmap(const_cast<uint8_t*>(data_), static_cast<size_t>(size_));
+}
+
+Status MappedFile::check() const {
+  if (!is_damaged(range_)) return {};
+  return Status::error("ERR_CHECKPOINT_FORMAT", path_ + " became shorter while it was in use. Restore it and load the model again; replace such a file by renaming, not by writing into it.");
+}
 
 // A fault maps the cached pages around it too: 64 KB, or as much as one large folio has.
 constexpr uintptr_t kMappedAround = 2 << 20;

@@ -74,6 +74,8 @@ void StoredTensor::read_row(int64_t row, float* out) const {
         out[c] = formula_base + u * formula_scale;
       }
       return;
+    case StoredType::packed:  // note: TensorSource::find gives none
+      return;
   }
 }
 
@@ -86,7 +88,7 @@ void StoredTensor::release_rows(int64_t from, int64_t to) const {
 Status TensorSource::open(const std::vector<TensorEntry>& entries, const std::vector<std::string>& files, std::unique_ptr<TensorSource>* source) {
   std::unique_ptr<TensorSource> opened(new TensorSource());
   for (const std::string& path : files) {
-    std::unique_ptr<MappedFile> file;
+    std::shared_ptr<const MappedFile> file;
     Status status = MappedFile::open(path, &file);
     if (!status.ok()) return status;
     opened->files_.push_back(std::move(file));
@@ -127,6 +129,7 @@ Status TensorSource::find(const std::string& name, int64_t rows, int64_t columns
   const auto found = entries_.find(name);
   if (found == entries_.end()) return Status::error("ERR_CHECKPOINT_ARCH", "Tensor " + name + " is missing.");
   const TensorEntry& entry = found->second;
+  if (entry.type == StoredType::packed) return Status::error("ERR_CHECKPOINT_ARCH", "Expected numbers in tensor " + name + " but it is packed.");
   int64_t stored_rows = 1;
   for (size_t d = 0; d + 1 < entry.shape.size(); d++) stored_rows *= entry.shape[d];
   const int64_t stored_columns = entry.shape.empty() ? 1 : entry.shape.back();
@@ -136,6 +139,25 @@ Status TensorSource::find(const std::string& name, int64_t rows, int64_t columns
   tensor->type = entry.type;
   tensor->file = files_[entry.file].get();
   tensor->data = tensor->file->data() + entry.offset;
+  return {};
+}
+
+Status TensorSource::find_bytes(const std::string& name, int64_t bytes, const uint8_t** data) const {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) return Status::error("ERR_CHECKPOINT_ARCH", "Tensor " + name + " is missing.");
+  const TensorEntry& entry = found->second;
+  int64_t stored = bytes_of(entry.type);
+  for (int64_t dimension : entry.shape) stored *= dimension;
+  if (stored != bytes) return Status::error("ERR_CHECKPOINT_ARCH", "Expected " + std::to_string(bytes) + " bytes in tensor " + name + " but it has " + std::to_string(stored) + ".");
+  *data = files_[static_cast<size_t>(entry.file)]->data() + entry.offset;
+  return {};
+}
+
+Status TensorSource::check() const {
+  for (const auto& file : files_) {
+    Status status = file->check();
+    if (!status.ok()) return status;
+  }
   return {};
 }
 

@@ -1,9 +1,10 @@
 // Mutations of checkpoint and tokenizer files: each must give a typed error or a valid result, soon and within the file's size.
 import { readFileSync } from 'node:fs'
-import { mkdir, readFile, readdir, stat, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import * as assert from 'uvu/assert'
 import { readCheckpoint } from '../../lib/checkpoint/checkpoint.js'
+import { convertCheckpoint } from '../../lib/convert.js'
 import { NanochatError, type ErrorCode } from '../../lib/errors.js'
 import { native, type ModelSpec } from '../../lib/native.js'
 import { tokenizerFromPickle } from '../../lib/tokenizer.js'
@@ -135,6 +136,13 @@ async function allTargets(dir: string): Promise<Target[]> {
   const headerEnd = 8 + Number(new DataView(safetensors.buffer, safetensors.byteOffset).getBigUint64(0, true))
   await add('model.safetensors', hf, 'model.safetensors', safetensors, jsonWords, { offsets: Uint32Array.from({ length: headerEnd }, (_, i) => i) })
 
+  const packed = await newDir('packed')
+  await writeTiny(packed)
+  const { file } = await convertCheckpoint(packed, packed, { dtype: 'int8' })
+  for (const name of ['model_000007.pt', 'meta_000007.json']) await rm(join(packed, name))
+  const packedBytes = await readFile(file)
+  await add('packed file', packed, basename(file), packedBytes, jsonWords, { offsets: Uint32Array.from({ length: 8 + Number(packedBytes.readBigUInt64LE()) }, (_, i) => i) })
+
   const withConfig = await newDir('config')
   await writeHf(withConfig)
   await add('config.json', withConfig, 'config.json', Buffer.from(JSON.stringify(hfConfig)), jsonWords)
@@ -165,15 +173,15 @@ async function allTargets(dir: string): Promise<Target[]> {
 
 /** Reads `dir`; the check is what a caller relies on: exactly the tensors of the spec, each inside its file, and the model loads. */
 async function readValid(dir: string): Promise<() => Promise<void>> {
-  const { spec, tensors, files } = await readCheckpoint(dir)
+  const { spec, tensors, files, packed } = await readCheckpoint(dir)
   return async () => {
-    assert.equal(tensors.map((t) => t.name).sort(), native().describe(spec).tensors.map((t) => t.name).sort())
+    assert.equal(tensors.map((t) => t.name).sort(), native().describe(spec, packed).tensors.map((t) => t.name).sort())
     const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size))
     for (const { name, shape, dtype, file, offset } of tensors) {
       const end = offset + shape.reduce((product, n) => product * n, 1) * itemSizes[dtype]
       assert.ok(offset >= 0 && end <= (sizes[file] ?? 0), `${name} ends at ${end} of ${sizes[file]}`)
     }
-    const model = await native().load(spec, tensors, files, { dtype: 'float32', threads: 1 }).promise
+    const model = await native().load(spec, tensors, files, { dtype: packed ?? 'float32', threads: 1, packed: packed !== undefined }).promise
     await model.dispose()
   }
 }

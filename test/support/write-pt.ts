@@ -2,9 +2,11 @@
 import { crc32 } from 'node:zlib'
 import type { TensorSource } from '../../lib/native.js'
 
+type FloatDtype = Exclude<TensorSource['dtype'], 'uint8'>
+
 export interface StoredTensor {
   name: string
-  dtype: TensorSource['dtype']
+  dtype: FloatDtype
   shape: number[]
   data: Uint8Array                 // little-endian, row-major
   strides?: number[]               // default: contiguous
@@ -16,7 +18,7 @@ export interface ZipInput { name: string, data: Uint8Array, method?: number, fla
 export interface PtOptions { root?: string, zip64?: boolean, pickle?: Uint8Array, byteorder?: string, location?: string }
 
 const storageClasses = { float32: 'FloatStorage', bfloat16: 'BFloat16Storage', float16: 'HalfStorage' }
-export const itemSizes = { float32: 4, bfloat16: 2, float16: 2 }
+export const itemSizes = { float32: 4, bfloat16: 2, float16: 2, uint8: 1 }
 
 /** A .pt file of a state dict. */
 export function ptBytes(tensors: readonly StoredTensor[], options: PtOptions = {}): Uint8Array {
@@ -132,7 +134,7 @@ export function safetensorsBytes(tensors: readonly StoredTensor[], header?: stri
 }
 
 /** A tensor whose values count up from 0 by 1/64. */
-export function countingTensor(name: string, shape: number[], dtype: TensorSource['dtype'] = 'float32'): StoredTensor {
+export function countingTensor(name: string, shape: number[], dtype: FloatDtype = 'float32'): StoredTensor {
   const count = shape.reduce((product, n) => product * n, 1)
   const values = Float32Array.from({ length: count }, (_, i) => i % 64 / 64)
   const data = dtype === 'float32' ? new Uint8Array(values.buffer) : new Uint8Array(toBfloat16(values).buffer)
