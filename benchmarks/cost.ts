@@ -14,21 +14,25 @@ export interface Cost {
 
 /** `matrixBytes` as the model holds its matrices, scales included; `windows` per layer. */
 export function costOf(spec: ModelSpec, windows: readonly number[], matrixBytes: number, kvBytesPerToken: number): Cost {
-  const { nLayer: L, nHead: H, nKvHead: K, nEmbd: C, vocabSize: V, mlpHidden = 4 * C } = spec
+  const { nLayer: L, nHead: H, nEmbd: C, vocabSize: V } = spec
   const D = C / H
-  const layerElements = (H + 2 * K) * D * C + C * C + 2 * mlpHidden * C
   const keysSeen = (context: number): number => windows.reduce((sum, w) => sum + (w < 0 ? context : Math.min(context, w + 1)), 0)
   const attentionFlops = (context: number): number => 4 * H * D * keysSeen(context)
   return {
     weightBytesPerStep: matrixBytes,
     kvBytesPerStep: (context) => keysSeen(context) * kvBytesPerToken / L,
-    decodeFlops: (context) => 2 * (L * layerElements + V * C) + attentionFlops(context),
+    decodeFlops: (context) => 2 * matrixElements(spec) + attentionFlops(context),
     prefillFlops: (T) => {
-      let flops = 2 * (T * L * layerElements + V * C)
+      let flops = 2 * (T * (matrixElements(spec) - V * C) + V * C)
       for (let t = 1; t <= T; t++) flops += attentionFlops(t)
       return flops
     }
   }
+}
+
+/** Weights of all linear layers and lm_head. */
+export function matrixElements({ nLayer: L, nHead: H, nKvHead: K, nEmbd: C, vocabSize: V, mlpHidden = 4 * C }: ModelSpec): number {
+  return L * ((H + 2 * K) * C / H * C + C * C + 2 * mlpHidden * C) + V * C
 }
 
 /** nanochat's shapes at this depth (scripts/base_train): 64 channels per layer, heads of 128, the sizes of its speedruns. */
