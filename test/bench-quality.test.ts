@@ -1,3 +1,4 @@
+// alone: thousands of short passes, each of which waits for both threads
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { matrixElements, depthSpec } from '../benchmarks/cost.js'
