@@ -4,6 +4,7 @@ const ofThePackage: Record<string, Command> = {
   decode: { summary: 'decode and prefill speed against the measured roof of this machine', load: () => import('./decode.js') },
   kernels: { summary: 'every kernel at the shapes of d12 and d20, against the roof and its reference', load: () => import('./kernels.js') },
   load: { summary: 'from a checkpoint file to the first token, against reading the file', load: () => import('./load.js') },
+  quality: { summary: 'what rounded weights cost: divergence from float32, and the demo model\'s answers', load: () => import('./quality.js') },
   sandbox: { summary: 'latency of the Python sandbox: warm, cold, and what a start costs the event loop', load: () => import('./sandbox.js') }
 }
 

@@ -99,7 +99,7 @@ decode('names a wrong option', async () => {
 
 decode('lists the commands', async () => {
   const { stdout } = await bench('--help')
-  for (const name of ['decode', 'kernels', 'load', 'sandbox']) assert.match(stdout, new RegExp(`^ {2}${name} `, 'm'))
+  for (const name of ['decode', 'kernels', 'load', 'quality', 'sandbox']) assert.match(stdout, new RegExp(`^ {2}${name} `, 'm'))
 })
 
 decode.run()

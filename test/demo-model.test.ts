@@ -1,4 +1,4 @@
-// The demo model that ships, in bfloat16, against nanochat's Engine on the original in float32 (fixtures/demo).
+// The demo model that ships, in every type, against nanochat's Engine on the original in float32 (fixtures/demo).
 import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -13,9 +13,13 @@ const turns = conversations.flatMap((conversation) => conversation.turns)
 const recordedMaxTokens = 200
 const test = suite('demo model')
 
-for (const dtype of ['float32', 'bfloat16'] as const) {
+/** The answer that the original itself does not get to an end of in 200 tokens: one of its words is none. */
+const endless = (turn: Turn): boolean => turn.tokens.length === recordedMaxTokens
+
+// int8 gives every token and mask of the original, int4 all but those of the endless answer.
+for (const dtype of ['float32', 'bfloat16', 'int8', 'int4'] as const) {
   for (const [rank, isa] of native().info().isas.entries()) {
-    const some = rank === 0 ? turns : turns.slice(0, 8)
+    const some = rank > 0 ? turns.slice(0, 8) : dtype === 'int4' ? turns.filter((turn) => !endless(turn)) : turns
     test(`${some.length} reference turns, ${dtype} ${isa}: tokens and masks`, async () => {
       await using loaded = await loadModel('demo', { dtype, isa })
       await using engine = new Engine(loaded.model, loaded.tokenizer)
@@ -34,10 +38,15 @@ for (const dtype of ['float32', 'bfloat16'] as const) {
         }
         assert.equal(ids, tokens, question)
         assert.equal(seen, masks, question)
+        assert.is(calls.length, 0, 'every recorded call was made')
       }
     })
   }
 }
+
+test('one recorded answer is endless', () => {
+  assert.equal(turns.filter(endless).map(({ question }) => question), ['Put these words in alphabetical order: fularoli hedgehog fabacopes kas Please be quick.'])
+})
 
 test('rows of one prompt and concurrent conversations give what each gives alone', async () => {
   await using loaded = await loadModel()

@@ -75,13 +75,16 @@ test('the reference is the equation', () => {
   assert.equal([...y], [10, 20, 30, 40])
 })
 
-test('the softcap holds for sums of any size, and NaN stays NaN', () => {
+test('the softcap holds for sums of any size, and NaN stays NaN after every epilogue', () => {
   const values = [0, -0, 1e-30, 1e-4, 0.3, 14, 15, 200, 1300, 1305, 1310, 1e10, 3e38, Infinity].flatMap((v) => [v, -v])
   for (const isa of isas()) {
     const capped = matmul(Float32Array.from(values), Float32Array.of(1), { rows: values.length, k: 1, outputs: 1, epilogue: 'softcap', isa })
     assert.is(firstError(capped, Float32Array.from(values, (v) => 15 * Math.tanh(v / 15)), { absolute: 2e-6, relative: 0 }), null, isa)
-    for (const epilogue of ['store', 'softcap'] as const) {
-      assert.ok(Number.isNaN(matmul(Float32Array.of(NaN), Float32Array.of(1), { rows: 1, k: 1, outputs: 1, epilogue, isa })[0]), `${isa} ${epilogue}`)
+    for (const dtype of dtypes) {
+      for (const epilogue of ['store', 'relu2', 'softcap'] as const) {
+        const [x, w] = [Float32Array.of(NaN), Float32Array.of(1)].map((floats) => inDtype(floats, dtype)) as [Elements, Elements]
+        assert.ok(Number.isNaN(toFloats(matmul(x, w, { rows: 1, k: 1, outputs: 1, epilogue, isa }))[0]), `${isa} ${dtype} ${epilogue}`)
+      }
     }
   }
 })

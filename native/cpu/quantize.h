@@ -7,7 +7,7 @@
 namespace nanochat {
 
 // Writes one output's weights (k) to lane 0..63 of a packed panel, its groups each with the scale of least squared error
-// among those that are tried. A weight that is not finite becomes some code.
+// among those that are tried. A group with a weight that is not finite gets the scale NaN.
 void quantize_weights(WeightFormat format, const float* weights, int k, int lane, uint8_t* panel);
 
 }  // namespace nanochat

@@ -21,7 +21,7 @@ template <class T> void matmul_panel(const MatmulPanel<T>& a) {
         case Epilogue::store: y[at] = static_cast<float>(v); break;
         case Epilogue::add: y[at] = static_cast<float>(y[at] + v); break;
         case Epilogue::softcap: y[at] = static_cast<float>(a.cap * std::tanh(v / a.cap)); break;
-        case Epilogue::relu2: static_cast<T*>(a.y)[at] = from_float<T>(static_cast<float>(v > 0 ? v * v : 0)); break;
+        case Epilogue::relu2: static_cast<T*>(a.y)[at] = from_float<T>(static_cast<float>(v < 0 ? 0 : v * v)); break;
       }
     }
   }

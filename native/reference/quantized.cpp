@@ -48,7 +48,7 @@ template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
         case Epilogue::store: *y = static_cast<float>(v); break;
         case Epilogue::add: *y = static_cast<float>(*y + v); break;
         case Epilogue::softcap: *y = static_cast<float>(a.cap * std::tanh(v / a.cap)); break;
-        case Epilogue::relu2: hidden[n] = static_cast<float>(v > 0 ? v * v : 0); break;
+        case Epilogue::relu2: hidden[n] = static_cast<float>(v < 0 ? 0 : v * v); break;
       }
     }
     if (a.epilogue != Epilogue::relu2) continue;

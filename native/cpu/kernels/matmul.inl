@@ -6,7 +6,7 @@
 inline Vec finish(Epilogue epilogue, float cap, Vec v, const float* y) {
   switch (epilogue) {
     case Epilogue::add: return add(load(y), v);
-    case Epilogue::relu2: { const Vec positive = max(v, broadcast(0.0f)); return mul(positive, positive); }
+    case Epilogue::relu2: { const Vec positive = max(broadcast(0.0f), v); return mul(positive, positive); }  // note: a NaN stays one
     case Epilogue::softcap: return mul(broadcast(cap), tanh(div(v, broadcast(cap))));
     default: return v;
   }
