@@ -37,6 +37,7 @@ export function parseCommandLine(argv: readonly string[]): Request {
   const text = (key: string): string | undefined => values[key] as string | undefined
   const argument = words.length > 0 ? words.join(' ') : undefined
   if (argument !== undefined && text('prompt') !== undefined) throw wrongUsage(`Expected one text but received both -p and ${JSON.stringify(argument)}.`)
+  if (name === 'doctor' && argument !== undefined) throw wrongUsage(`doctor takes no argument but received ${JSON.stringify(argument)}.`)
   return {
     name,
     model: modelChoice(name, text, name === 'inspect' ? argument : undefined),

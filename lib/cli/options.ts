@@ -1,6 +1,6 @@
 import type { ParseArgsConfig } from 'node:util'
 
-export const commands = ['chat', 'generate', 'inspect', 'demo'] as const
+export const commands = ['chat', 'generate', 'inspect', 'demo', 'doctor'] as const
 export type CommandName = typeof commands[number]
 
 interface Option {
@@ -33,7 +33,7 @@ export const options: Record<string, Option> = {
   'softcap': { value: 'x', commands: ownModel, help: 'what some older checkpoints do not record, ...' },
   'window-pattern': { value: 'SSSL', commands: ownModel, help: '... likewise ...' },
   'rope-table': { value: 'float32|bfloat16', commands: ownModel, help: '... likewise (docs/api.md)' },
-  'json': { commands, help: 'one JSON document per line: the events; for inspect the result' }
+  'json': { commands, help: 'one JSON document per line: the events; for inspect and doctor the result' }
 }
 
 /** The same as a node:util parseArgs configuration. */
@@ -61,7 +61,11 @@ Continues a text (the argument, -p or stdin) as a base model does; prints the co
 What a checkpoint is and needs, without loading its weights.`,
   demo: `nanochat-node demo [question]
 
-Chat with the small model of the package. Without a terminal and a question: a few questions of its own.`
+Chat with the small model of the package. Without a terminal and a question: a few questions of its own.`,
+  doctor: `nanochat-node doctor
+
+What works on this machine and what does not: binary, kernels, threads, sandbox, Python, demo model, memory.
+The exit code is 1 when something that is needed does not work.`
 }
 
 const overview = `nanochat-node <command> [options]
@@ -70,6 +74,7 @@ const overview = `nanochat-node <command> [options]
   generate [text]      continue a text
   inspect [directory]  what a checkpoint is and needs
   demo [question]      chat with the small model of the package
+  doctor               what works on this machine, what does not, and why
   bench [name]         measure this machine: decode, kernels, load, sandbox; without a name lists them
 
   -h, --help           also nanochat-node <command> --help
