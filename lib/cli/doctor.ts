@@ -5,7 +5,7 @@ import { Engine } from '../engine.js'
 import { NanochatError } from '../errors.js'
 import { loadModel } from '../load.js'
 import { native } from '../native.js'
-import { discover, findCage, layersOf, pythonCandidates, type Layer, type Tier } from '../sandbox-tier.js'
+import { discover, findCage, layersOf, pythonCandidates, type Layer, type Refusal, type Tier } from '../sandbox-tier.js'
 import type { Command } from './args.js'
 import { kernelChoice, memory, platform, threads, type KernelChoice, type Memory, type Platform, type Threads } from './machine.js'
 import { jsonLine, painter, short, withoutControls } from './terminal.js'
@@ -39,7 +39,7 @@ const expected = String(1234 * 5678)
 
 const remedies: Record<Layer, string> = {
   namespaces: 'allow user namespaces: sysctl user.max_user_namespaces, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0, in a container a profile that permits clone and mount',
-  landlock: 'a kernel of 5.13 or newer, booted with landlock in its lsm= list',
+  landlock: 'boot such a kernel; gVisor and the like have none',
   seccomp: 'a kernel with CONFIG_SECCOMP_FILTER, and a container profile that permits prctl',
   seal: 'as for seccomp',
   rlimits: 'limits of the host that are no lower than those of the cage (docs/sandbox.md)',
@@ -121,21 +121,24 @@ async function trySandbox(): Promise<Pick<Diagnosis, 'sandbox' | 'python'>> {
     return refusal ? { layer, state: 'missing', reason: refusal.reason, remedy: remedies[layer] } : { layer, state: 'unused', reason: null, remedy: null }
   })
   const others = refusals.filter(({ layer }) => !(layersOf.full as readonly string[]).includes(layer))
-  const problems = others.filter(({ layer }) => layer === 'kernel' || layer === 'launcher').map(({ reason }) => reason)
-  const passedOver = [...new Set(others.filter(({ layer }) => layer === 'python' || layer === 'process').map(({ python, reason }) => reason.startsWith(python) ? reason : `${python}: ${reason}`))]
+  // A process that no cage can start is the cage's problem; where one can, it is that interpreter's.
+  const isOfPython = ({ layer }: Refusal): boolean => layer === 'python' || (layer === 'process' && plan !== null)
+  const problems = [...new Set(others.filter((refusal) => !isOfPython(refusal)).map(({ reason }) => reason))]
+  const passedOver = [...new Set(others.filter(isOfPython).map(({ python, reason }) => reason.startsWith(python) ? reason : `${python}: ${reason}`))]
   return { sandbox: { tier: plan?.tier ?? 'none', layers, problems }, python: plan ? { path: plan.interpreter.executable, version: plan.interpreter.version, passedOver } : await findPython(passedOver) }
 }
 
 /** The interpreter that the cage would have had. */
 async function findPython(problems: string[]): Promise<Diagnosis['python']> {
   const lookedFor = pythonCandidates()
+  const reasons = new Set(problems)
   for (const path of lookedFor) {
     try {
       const { executable, version } = await discover(path)
-      return { path: executable, version, passedOver: problems }
-    } catch { /* among the problems */ }
+      return { path: executable, version, passedOver: [...reasons] }
+    } catch (error) { reasons.add(message(error)) }
   }
-  return { lookedFor: lookedFor.length > 0 ? lookedFor : ['python3 on the PATH, in /usr/bin, /usr/local/bin and /opt/homebrew/bin'], problems }
+  return { lookedFor: lookedFor.length > 0 ? lookedFor : ['python3 on the PATH, in /usr/bin, /usr/local/bin and /opt/homebrew/bin'], problems: [...reasons] }
 }
 
 function withoutBinary(): Pick<Diagnosis, 'sandbox' | 'python'> {
@@ -189,7 +192,7 @@ function sandboxRows({ tier, layers, problems }: Diagnosis['sandbox']): [string,
 }
 
 function pythonRows(python: Diagnosis['python']): [string, string][] {
-  if ('lookedFor' in python) return [['python', `looked for ${python.lookedFor.join(', ')}: ${python.problems.join('; ')}`]]
+  if ('lookedFor' in python) return [['python', `looked for ${python.lookedFor.join(', ')}${python.problems.map((problem) => `; ${problem}`).join('')}`]]
   return [['python', `${python.version}, ${python.path}`], ...python.passedOver.map((reason): [string, string] => ['  passed over', reason])]
 }
 
