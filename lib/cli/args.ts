@@ -41,6 +41,7 @@ export function parseCommandLine(argv: readonly string[]): Request {
   if (argument !== undefined && text('prompt') !== undefined) throw wrongUsage(`Expected one text but received both -p and ${JSON.stringify(argument)}.`)
   const takesDirectory = name === 'inspect' || name === 'quantize'
   if (name === 'quantize' && text('out') === undefined) throw wrongUsage('Expected -o and where to write to.')
+  if (name === 'doctor' && argument !== undefined) throw wrongUsage(`doctor takes no argument but received ${JSON.stringify(argument)}.`)
   return {
     name,
     model: modelChoice(name, text, takesDirectory ? argument : undefined),

@@ -6,6 +6,7 @@ import { NanochatError } from '../errors.js'
 import { parseCommandLine, wrongUsage, type Command } from './args.js'
 import { chatInTerminal } from './chat.js'
 import { demoQuestions } from './demo.js'
+import { doctor } from './doctor.js'
 import { inspect } from './inspect.js'
 import { answerOnce, continueText, readStdin } from './once.js'
 import { helpText } from './options.js'
@@ -20,6 +21,7 @@ async function run(argv: readonly string[]): Promise<void> {
   else if (request.name === 'bench') process.exitCode = await (await import('../../benchmarks/commands.js')).runBenchmark(request.args, 'nanochat-node bench')
   else if (request.name === 'inspect') await inspect(request)
   else if (request.name === 'quantize') await quantize(request)
+  else if (request.name === 'doctor') await doctor(request)
   else if (request.name === 'generate') await continueText(request, request.prompt ?? await readStdin())
   else await talk(request)
 }

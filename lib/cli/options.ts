@@ -1,6 +1,6 @@
 import type { ParseArgsConfig } from 'node:util'
 
-export const commands = ['chat', 'generate', 'inspect', 'quantize', 'demo'] as const
+export const commands = ['chat', 'generate', 'inspect', 'quantize', 'demo', 'doctor'] as const
 export type CommandName = typeof commands[number]
 
 interface Option {
@@ -34,7 +34,7 @@ export const options: Record<string, Option> = {
   'softcap': { value: 'x', commands: ownModel, help: 'what some older checkpoints do not record, ...' },
   'window-pattern': { value: 'SSSL', commands: ownModel, help: '... likewise ...' },
   'rope-table': { value: 'float32|bfloat16', commands: ownModel, help: '... likewise (docs/api.md)' },
-  'json': { commands, help: 'one JSON document per line: the events; for inspect and quantize the result' }
+  'json': { commands, help: 'one JSON document per line: the events; for inspect, quantize and doctor the result' }
 }
 
 /** The same as a node:util parseArgs configuration. */
@@ -66,7 +66,11 @@ Writes the model as one safetensors file with weights of 8 bits (or as --dtype s
 conversion, and its tokenizer beside it.`,
   demo: `nanochat-node demo [question]
 
-Chat with the small model of the package. Without a terminal and a question: a few questions of its own.`
+Chat with the small model of the package. Without a terminal and a question: a few questions of its own.`,
+  doctor: `nanochat-node doctor
+
+What works on this machine and what does not: binary, kernels, threads, sandbox, Python, demo model, memory.
+The exit code is 1 when something that is needed does not work.`
 }
 
 const overview = `nanochat-node <command> [options]
@@ -76,6 +80,7 @@ const overview = `nanochat-node <command> [options]
   inspect [directory]  what a checkpoint is and needs
   quantize [directory] -o path   write it as one file of fewer bits that loads at once
   demo [question]      chat with the small model of the package
+  doctor               what works on this machine, what does not, and why
   bench [name]         measure this machine: decode, kernels, load, sandbox; without a name lists them
 
   -h, --help           also nanochat-node <command> --help

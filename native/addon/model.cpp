@@ -358,7 +358,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     job->work = [runner = runner_.get(), path = expect_string(info[0], "path"), metadata = expect_string(info[1], "metadata"), progress, job = job.get()] {
       const CpuModel& model = *runner->model();
       const auto report = [&](int64_t bytes, int64_t total) { progress->report("write", bytes, total); };
-      return write_packed(packed_tensors(model.config(), model.weights().lm_head.type, &model.weights()), metadata, path, job->cancelled, report);
+      return write_packed(packed_tensors(model.config(), model.weights().layers.front().c_qkv.type, &model.weights()), metadata, path, job->cancelled, report);
     };
     const auto always = [progress, self](Napi::Env, const Status&) {
       progress->end();

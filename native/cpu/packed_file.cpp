@@ -20,13 +20,13 @@ constexpr int64_t kWritten = 8 << 20;  // bytes between looks at `cancelled`
 
 class Collector {
  public:
-  explicit Collector(ComputeType type, const Weights* weights) : type_(type), weights_(weights) {}
+  explicit Collector(const Weights* weights) : weights_(weights) {}
 
-  void matrix(const std::string& name, int64_t outputs, int64_t k, const PackedMatrix* m) {
+  void matrix(const std::string& name, ComputeType type, int64_t outputs, int64_t k, const PackedMatrix* m) {
     const int64_t panels = (outputs + kPanel - 1) / kPanel;
     const auto grouped = [&](WeightFormat format) { return std::vector<int64_t>{panels, groups_of(format, static_cast<int>(k)), group_bytes(format)}; };
     const void* data = m ? m->data : nullptr;
-    switch (type_) {
+    switch (type) {
       case ComputeType::float32: return add({name, StoredType::f32, {panels, k, kPanel}, data, {}});
       case ComputeType::bfloat16: return add({name, StoredType::b16, {panels, (k + 1) / 2, kPanel, 2}, data, {}});
       case ComputeType::int8: return add({name, StoredType::packed, grouped(WeightFormat::int8), data, {}});
@@ -48,7 +48,6 @@ class Collector {
  private:
   void add(PackedTensor tensor) { tensors.push_back(std::move(tensor)); }
 
-  ComputeType type_;
   const Weights* weights_;
 };
 
@@ -94,18 +93,18 @@ int64_t PackedTensor::bytes() const {
 const char* safetensors_type(StoredType type) { return type == StoredType::f32 ? "F32" : type == StoredType::b16 ? "BF16" : "U8"; }
 
 std::vector<PackedTensor> packed_tensors(const ModelConfig& c, ComputeType type, const Weights* w) {
-  Collector out(type, w);
+  Collector out(w);
   const int C = c.n_embd;
   const auto layer = [&](int l) { return w ? &w->layers[static_cast<size_t>(l)] : nullptr; };
   const auto h = [](int l) { return "transformer.h." + std::to_string(l); };
   for (int l = 0; l < c.n_layer; l++) {
     const LayerWeights* weights = layer(l);
-    out.matrix(h(l) + ".attn.c_qkv.weight", c.qkv_dim(), C, weights ? &weights->c_qkv : nullptr);
-    out.matrix(h(l) + ".attn.c_proj.weight", C, C, weights ? &weights->c_proj : nullptr);
-    out.matrix(h(l) + ".mlp.c_fc.weight", c.mlp_hidden, C, weights ? &weights->c_fc : nullptr);
-    out.matrix(h(l) + ".mlp.c_proj.weight", C, c.mlp_hidden, weights ? &weights->mlp_c_proj : nullptr);
+    out.matrix(h(l) + ".attn.c_qkv.weight", type, c.qkv_dim(), C, weights ? &weights->c_qkv : nullptr);
+    out.matrix(h(l) + ".attn.c_proj.weight", type, C, C, weights ? &weights->c_proj : nullptr);
+    out.matrix(h(l) + ".mlp.c_fc.weight", type, c.mlp_hidden, C, weights ? &weights->c_fc : nullptr);
+    out.matrix(h(l) + ".mlp.c_proj.weight", type, C, c.mlp_hidden, weights ? &weights->mlp_c_proj : nullptr);
   }
-  out.matrix("lm_head.weight", c.vocab_size, C, w ? &w->lm_head : nullptr);
+  out.matrix("lm_head.weight", lm_head_type(type), c.vocab_size, C, w ? &w->lm_head : nullptr);
 
   out.table("transformer.wte.weight", c.vocab_size, C, w ? &w->wte : nullptr);
   for (int l = 0; l < c.n_layer; l++) {

@@ -9,6 +9,7 @@ namespace nanochat {
 
 namespace {
 
+constexpr const char* kLmHead = "lm_head.weight";
 constexpr int64_t kTableRowsPerTask = 256;
 constexpr int64_t kGroupElements = 4 << 20;
 constexpr int64_t kCopiedBytes = 1 << 20;
@@ -39,7 +40,7 @@ class Loader {
   // The parts' outputs one below the other; a packed file has them as one tensor called `name`.
   Status matrix(const std::string& name, const std::vector<std::pair<std::string, int>>& parts, int k, PackedMatrix* out) {
     Stack stack;
-    out->type = type_;
+    out->type = type_of(name);
     out->outputs = 0;
     out->k = k;
     for (const auto& part : parts) out->outputs += part.second;
@@ -55,7 +56,7 @@ class Loader {
     const int outputs = out->outputs;
     const auto end_of = [outputs](int64_t panel) { return std::min<int64_t>(outputs, panel * kPanel); };
     in_groups(out->panels(), static_cast<int64_t>(kPanel) * k, [&](int64_t panel) {
-      pack_panel(stack, panel * kPanel, end_of(panel + 1), k, data + panel * panel_size);
+      pack_panel(stack, out->type, panel * kPanel, end_of(panel + 1), k, data + panel * panel_size);
     }, [&](int64_t from, int64_t to) { release(stack, end_of(from), end_of(to)); });
     return advance(out->bytes());
   }
@@ -131,6 +132,8 @@ class Loader {
     }
   }
 
+  ComputeType type_of(const std::string& matrix) const { return matrix == kLmHead ? lm_head_type(type_) : type_; }
+
   Status advance(int64_t bytes) {
     if (*context_.cancelled) return Status::error("ERR_ABORTED", "Loading was aborted.");
     done_ += bytes;
@@ -139,15 +142,15 @@ class Loader {
   }
 
   // Outputs [from, to) of the stack to the lanes of a panel; the lanes beyond are zero.
-  void pack_panel(const Stack& stack, int64_t from, int64_t to, int k, uint8_t* panel) const {
+  static void pack_panel(const Stack& stack, ComputeType type, int64_t from, int64_t to, int k, uint8_t* panel) {
     std::vector<float> row(static_cast<size_t>(k));
-    std::memset(panel, 0, static_cast<size_t>(size_of_panel(type_, k)));
+    std::memset(panel, 0, static_cast<size_t>(size_of_panel(type, k)));
     for (int64_t output = from; output < to; output++) {
       int64_t stored_row = output;
       size_t part = 0;
       while (stored_row >= stack[part].rows) stored_row -= stack[part++].rows;
       stack[part].read_row(stored_row, row.data());
-      pack_output(type_, row.data(), k, static_cast<int>(output - from), panel);
+      pack_output(type, row.data(), k, static_cast<int>(output - from), panel);
     }
   }
 
@@ -196,8 +199,9 @@ int64_t PackedMatrix::panel_size() const { return size_of_panel(type, k); }
 int64_t PackedMatrix::bytes() const { return panels() * panel_size(); }
 
 int64_t matrix_bytes(const ModelConfig& c, ComputeType type) {
-  const auto packed = [&](int64_t outputs, int k) { return (outputs + kPanel - 1) / kPanel * size_of_panel(type, k); };
-  return packed(c.vocab_size, c.n_embd) +
+  const auto panels = [](int64_t outputs) { return (outputs + kPanel - 1) / kPanel; };
+  const auto packed = [&](int64_t outputs, int k) { return panels(outputs) * size_of_panel(type, k); };
+  return panels(c.vocab_size) * size_of_panel(lm_head_type(type), c.n_embd) +
          c.n_layer * (packed(c.qkv_dim(), c.n_embd) + packed(c.n_embd, c.n_embd) + packed(c.mlp_hidden, c.n_embd) + packed(c.n_embd, c.mlp_hidden));
 }
 
@@ -242,7 +246,7 @@ Status load_weights(const ModelConfig& c, ComputeType type, const TensorSource& 
     if (status.ok()) status = loader.scalar("backout_lambda", 0, 1, &w->backout_lambda);
     if (!status.ok()) return status;
   }
-  status = loader.matrix("lm_head.weight", c.vocab_size, C, &w->lm_head);
+  status = loader.matrix(kLmHead, c.vocab_size, C, &w->lm_head);
   return status.ok() ? source.check() : status;
 }
 

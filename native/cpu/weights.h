@@ -15,6 +15,9 @@ namespace nanochat {
 // What a model computes in. int8 and int4 are the types of the matrices; the KV cache is then bf16.
 enum class ComputeType { float32, bfloat16, int8, int4 };
 
+// With int4 the logits' matrix keeps 8 bits: its rounding would show most, and every token is read from it.
+constexpr ComputeType lm_head_type(ComputeType type) { return type == ComputeType::int4 ? ComputeType::int8 : type; }
+
 // A linear layer: panels of 64 outputs (kernels.h).
 struct PackedMatrix {
   ComputeType type = ComputeType::float32;

@@ -3,13 +3,14 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-const nodeArgs = ['--import', 'tsx', join(root, 'lib', 'cli', 'main.ts')]
+const argsIn = (directory: string): string[] => ['--import', 'tsx', join(directory, 'lib', 'cli', 'main.ts')]
+const nodeArgs = argsIn(root)
 
 export interface Run { status: number | null, stdout: string, stderr: string }
 
-/** Runs the command line with these arguments, without a terminal and with nothing on stdin unless `input` is given. */
-export function runCli(args: readonly string[], { input = '', env = {} }: { input?: string, env?: NodeJS.ProcessEnv } = {}): Promise<Run> {
-  const child = spawn(process.execPath, [...nodeArgs, ...args], { cwd: root, env: environment(env) })
+/** Runs the command line with these arguments, without a terminal and with nothing on stdin unless `input` is given; `directory` is a copy of the package. */
+export function runCli(args: readonly string[], { input = '', env = {}, directory = root }: { input?: string, env?: NodeJS.ProcessEnv, directory?: string } = {}): Promise<Run> {
+  const child = spawn(process.execPath, [...argsIn(directory), ...args], { cwd: directory, env: environment(env) })
   const run: Run = { status: null, stdout: '', stderr: '' }
   child.stdout.setEncoding('utf8').on('data', (text: string) => { run.stdout += text })
   child.stderr.setEncoding('utf8').on('data', (text: string) => { run.stderr += text })
