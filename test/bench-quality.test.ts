@@ -27,7 +27,7 @@ quality('divergence, agreement and perplexity are what their definitions say', (
 quality('the demo model: more bits, less divergence; the recorded answers', async () => {
   const { benchmark, rows } = await run(['--dtype', 'int8,int4', '--texts', '2', '--tokens', '100']) as { benchmark: string, rows: QualityRow[] }
   assert.is(benchmark, 'quality')
-  assert.equal(rows.map(({ dtype, bitsPerWeight }) => [dtype, bitsPerWeight]), [['int8', 8.25], ['int4', 4.5]])
+  assert.equal(rows.map(({ dtype, bitsPerWeight }) => [dtype, bitsPerWeight]), [['int8', 8.25], ['int4', 141 / 28]])
   for (const [i, { texts, answers, dtype }] of rows.entries()) {
     assert.equal(texts.map(({ text }) => text), ['written', 'conversations', 'answers'])
     assert.is(texts[0]?.positions, 200)
