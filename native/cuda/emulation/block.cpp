@@ -1,0 +1,216 @@
+#include "cuda/emulation/block.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "cuda/emulation/fiber.h"
+
+namespace nanochat {
+namespace cuda {
+namespace emulation {
+
+Thread* current = nullptr;
+Grid block;
+int block_threads = 0;
+unsigned char* shared = nullptr;
+
+namespace {
+
+constexpr size_t kStackBytes = 256 << 10;
+constexpr uint64_t kCanary = 0x6e616e6f63686174u;
+
+Order order = Order::ascending;
+uint32_t random_state = 1;
+size_t shared_size = 0;
+
+std::vector<std::unique_ptr<Thread>> threads;
+std::vector<Warp> warps;
+Barrier block_barrier;
+std::vector<int> ready;   // threads, those that became ready first in front
+size_t first_ready = 0;
+int finished = 0;
+std::string failure;
+const std::function<void()>* body = nullptr;
+Fiber launcher;           // where run() waits
+
+size_t ready_count() { return ready.size() - first_ready; }
+
+Thread* take_ready() {
+  if (order == Order::random) {
+    random_state = random_state * 1664525u + 1013904223u;
+    std::swap(ready[first_ready + (random_state >> 8) % ready_count()], ready.back());
+  }
+  if (order != Order::ascending) {
+    Thread* thread = threads[static_cast<size_t>(ready.back())].get();
+    ready.pop_back();
+    return thread;
+  }
+  Thread* thread = threads[static_cast<size_t>(ready[first_ready++])].get();
+  if (first_ready == ready.size()) {
+    ready.clear();
+    first_ready = 0;
+  }
+  return thread;
+}
+
+Fiber fiber_of(Thread& t) { return {&t.stack_pointer, &t.fake_stack, t.stack, kStackBytes}; }
+
+void switch_to_next(Thread* from, bool ends) {
+  if (ready_count() > 0) {
+    Thread* next = take_ready();
+    current = next;
+    switch_fiber(fiber_of(*from), fiber_of(*next), ends);
+  } else {
+    if (finished < block_threads && failure.empty()) {
+      failure = "deadlock: " + std::to_string(finished) + " of " + std::to_string(block_threads) + " threads ended and the others wait at barriers that not all reach";
+    }
+    switch_fiber(fiber_of(*from), launcher, ends);
+  }
+}
+
+[[noreturn]] void fail(const std::string& text) {
+  if (failure.empty()) failure = text;
+  switch_fiber(fiber_of(*current), launcher, true);
+  std::abort();  // never reached: nobody switches back to a thread that failed
+}
+
+void wait_at(Barrier& barrier) {
+  Thread* self = current;
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    ready.insert(ready.end(), barrier.waiting.begin(), barrier.waiting.end());
+    barrier.waiting.clear();
+    return;
+  }
+  barrier.waiting.push_back(self->index);
+  switch_to_next(self, false);
+}
+
+void thread_main() {
+  arrive_on_fiber(fiber_of(*current));
+  (*body)();
+  if (!current->copies.empty()) fail("a thread ended with asynchronous copies that it never waited for");
+  finished++;
+  switch_to_next(current, true);
+}
+
+void prepare(int count) {
+  while (threads.size() < static_cast<size_t>(count)) {
+    auto thread = std::make_unique<Thread>();
+    thread->index = static_cast<int>(threads.size());
+    thread->lane = thread->index % kLanes;
+    thread->stack = static_cast<char*>(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (thread->stack == MAP_FAILED) std::abort();
+    threads.push_back(std::move(thread));
+  }
+  warps.resize(static_cast<size_t>(count / kLanes));
+  for (Warp& w : warps) {
+    w.barrier = {kLanes, 0, {}};
+    w.operation[0] = w.operation[1] = Operation::none;
+  }
+  block_barrier = {count, 0, {}};
+  ready.clear();
+  first_ready = 0;
+  finished = 0;
+  for (int i = 0; i < count; i++) {
+    Thread& t = *threads[static_cast<size_t>(i)];
+    t.warp = &warps[static_cast<size_t>(i / kLanes)];
+    t.exchanges = 0;
+    t.copies.clear();
+    t.groups.clear();
+    t.fake_stack = nullptr;
+    std::memcpy(t.stack, &kCanary, sizeof kCanary);
+    t.stack_pointer = new_fiber(t.stack, kStackBytes, thread_main);
+    ready.push_back(i);
+  }
+}
+
+void run_block(int count) {
+  prepare(count);
+  Thread* first = take_ready();
+  current = first;
+  switch_fiber(launcher, fiber_of(*first), false);
+  current = nullptr;
+  for (int i = 0; i < count && failure.empty(); i++) {
+    if (std::memcmp(threads[static_cast<size_t>(i)]->stack, &kCanary, sizeof kCanary) != 0) failure = "a thread's stack overflowed";
+  }
+}
+
+}  // namespace
+
+void set_order(Order value) { order = value; }
+
+std::string run(Grid grid, int count, size_t shared_bytes, const std::function<void()>& kernel) {
+  if (count < kLanes || count % kLanes != 0 || count > 1024) return "a block of " + std::to_string(count) + " threads";
+  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) return "an empty or too large grid";
+  static void* launcher_stack_pointer;
+  static void* launcher_fake_stack;
+  launcher = launcher_fiber(&launcher_stack_pointer, &launcher_fake_stack);
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 128, shared_bytes ? shared_bytes : 1) != 0) return "no shared memory";
+  shared = static_cast<unsigned char*>(memory);
+  shared_size = shared_bytes;
+  block_threads = count;
+  body = &kernel;
+  failure.clear();
+  for (block.z = 0; block.z < grid.z; block.z++) {
+    for (block.y = 0; block.y < grid.y; block.y++) {
+      for (block.x = 0; block.x < grid.x && failure.empty(); block.x++) {
+        std::memset(shared, 0xff, shared_bytes);  // NaN in float32 and bfloat16
+        run_block(count);
+      }
+    }
+  }
+  std::free(shared);
+  return failure;
+}
+
+void sync_block() { wait_at(block_barrier); }
+
+void sync_warp(Operation operation) { exchange(operation, Shown{}); }
+
+const Shown* exchange(Operation operation, const Shown& mine) {
+  Thread& t = *current;
+  Warp& w = *t.warp;
+  // two sides in turns: a lane can show again before others have read, but not twice
+  const unsigned side = t.exchanges++ & 1;
+  if (w.barrier.arrived == 0) w.operation[side] = operation;
+  else if (w.operation[side] != operation) fail("lanes of one warp are at different warp operations");
+  w.shown[side][t.lane] = mine;
+  wait_at(w.barrier);
+  return w.shown[side];
+}
+
+void expect_shared(const void* address, size_t bytes, size_t alignment) {
+  const auto* p = static_cast<const unsigned char*>(address);
+  if (p < shared || p + bytes > shared + shared_size) fail("an address outside the shared memory of the block");
+  if (reinterpret_cast<uintptr_t>(address) % alignment != 0) fail("a misaligned address in shared memory");
+}
+
+void copy_async(void* to, const void* from, bool valid) {
+  expect_shared(to, 16, 16);
+  if (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("a misaligned source of an asynchronous copy");
+  current->copies.push_back({to, valid ? from : nullptr});
+}
+
+void commit_copies() { current->groups.push_back(current->copies.size()); }
+
+void wait_copies(int pending) {
+  Thread& t = *current;
+  if (t.groups.size() <= static_cast<size_t>(pending)) return;
+  const size_t groups = t.groups.size() - static_cast<size_t>(pending), count = t.groups[groups - 1];
+  for (size_t i = 0; i < count; i++) {
+    if (t.copies[i].from) std::memcpy(t.copies[i].to, t.copies[i].from, 16);
+    else std::memset(t.copies[i].to, 0, 16);
+  }
+  t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<std::ptrdiff_t>(count));
+  t.groups.erase(t.groups.begin(), t.groups.begin() + static_cast<std::ptrdiff_t>(groups));
+  for (size_t& end : t.groups) end -= count;
+}
+
+}  // namespace emulation
+}  // namespace cuda
+}  // namespace nanochat
