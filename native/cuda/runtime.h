@@ -36,7 +36,8 @@ class Stream {
   // note: host memory is read and written when the work gets there, not at the call.
   virtual void to_device(void* to, const void* from, size_t bytes) = 0;
   virtual void to_host(void* to, const void* from, size_t bytes) = 0;
-  virtual void copy(void* to, const void* from, size_t bytes) = 0;
+  // `rows` rows of `bytes`, `to_pitch` and `from_pitch` bytes apart, on the device.
+  virtual void copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t bytes, size_t rows) = 0;
   virtual void zero(void* memory, size_t bytes) = 0;
   virtual void launch(const char* name, const void* kernel, void (*call)(const void* kernel, const void* args), Blocks blocks, int threads, size_t shared_bytes,
                       const void* args, size_t args_bytes) = 0;
@@ -56,26 +57,35 @@ class Stream {
   Status status_;
 };
 
-int device_count(Status* status);
+// Devices that this process can use; an error says why there are none.
+Status count_devices(int* count);
+Status describe_device(int device, std::string* name, int64_t* bytes);
 
 template <class Args> void launch(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args) {
   const auto call = [](const void* k, const void* a) { reinterpret_cast<void (*)(Args)>(const_cast<void*>(k))(*static_cast<const Args*>(a)); };
   stream.launch(name, reinterpret_cast<const void*>(kernel), call, blocks, threads, shared_bytes, &args, sizeof args);
 }
 
-// Device memory, freed with its owner.
-class Memory {
+// Memory of a stream, freed with its owner: on the device, or pinned on the host.
+template <bool kPinned> class Owned {
  public:
-  Memory() = default;
-  Memory(std::shared_ptr<Stream> stream, size_t bytes) : stream_(std::move(stream)), data_(stream_->allocate(bytes)), bytes_(data_ ? bytes : 0) {}
-  ~Memory() { if (data_) stream_->free(data_); }
-  Memory(Memory&& other) noexcept { swap(other); }
-  Memory& operator=(Memory&& other) noexcept { swap(other); return *this; }
+  Owned() = default;
+  Owned(std::shared_ptr<Stream> stream, size_t bytes)
+      : stream_(std::move(stream)), data_(kPinned ? stream_->allocate_pinned(bytes) : stream_->allocate(bytes)), bytes_(data_ ? bytes : 0) {}
+  ~Owned() {
+    if (data_ && kPinned) stream_->free_pinned(data_);
+    else if (data_) stream_->free(data_);
+  }
+  Owned(Owned&& other) noexcept { swap(other); }
+  Owned& operator=(Owned&& other) noexcept {
+    swap(other);
+    return *this;
+  }
   template <class T> T* as() const { return static_cast<T*>(data_); }
   size_t bytes() const { return bytes_; }
 
  private:
-  void swap(Memory& other) noexcept {
+  void swap(Owned& other) noexcept {
     std::swap(stream_, other.stream_);
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
@@ -84,27 +94,8 @@ class Memory {
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };
-
-class Pinned {
- public:
-  Pinned() = default;
-  Pinned(std::shared_ptr<Stream> stream, size_t bytes) : stream_(std::move(stream)), data_(stream_->allocate_pinned(bytes)), bytes_(data_ ? bytes : 0) {}
-  ~Pinned() { if (data_) stream_->free_pinned(data_); }
-  Pinned(Pinned&& other) noexcept { swap(other); }
-  Pinned& operator=(Pinned&& other) noexcept { swap(other); return *this; }
-  template <class T> T* as() const { return static_cast<T*>(data_); }
-  size_t bytes() const { return bytes_; }
-
- private:
-  void swap(Pinned& other) noexcept {
-    std::swap(stream_, other.stream_);
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-  }
-  std::shared_ptr<Stream> stream_;
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
+using Memory = Owned<false>;
+using Pinned = Owned<true>;
 
 }  // namespace cuda
 }  // namespace nanochat

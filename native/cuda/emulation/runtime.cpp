@@ -14,18 +14,8 @@ namespace {
 
 constexpr int64_t kMemoryBytes = int64_t{4} << 30;
 
-struct RecordedLaunch {
-  const char* name;
-  const void* kernel;
-  void (*call)(const void*, const void*);
-  Blocks blocks;
-  int threads;
-  size_t shared_bytes;
-  std::vector<char> args;
-};
-
 struct EmulatedGraph final : Graph {
-  std::vector<RecordedLaunch> launches;
+  std::vector<std::function<void()>> work;
 };
 
 class EmulatedStream final : public Stream {
@@ -37,19 +27,23 @@ class EmulatedStream final : public Stream {
   void free_pinned(void* memory) override { std::free(memory); }
   void to_device(void* to, const void* from, size_t bytes) override { move(to, from, bytes); }
   void to_host(void* to, const void* from, size_t bytes) override { move(to, from, bytes); }
-  void copy(void* to, const void* from, size_t bytes) override { move(to, from, bytes); }
+  void copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t bytes, size_t rows) override {
+    now_or_later([=] {
+      for (size_t r = 0; r < rows; r++) std::memcpy(static_cast<char*>(to) + r * to_pitch, static_cast<const char*>(from) + r * from_pitch, bytes);
+    });
+  }
   void zero(void* memory, size_t bytes) override {
-    if (captured_) fail("ERR_CUDA", "memory was set while a graph was captured");
-    if (ok() && bytes > 0) std::memset(memory, 0, bytes);
+    now_or_later([=] { std::memset(memory, 0, bytes); });
   }
 
   void launch(const char* name, const void* kernel, void (*call)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
               size_t args_bytes) override {
-    if (!ok()) return;
     const char* bytes = static_cast<const char*>(args);
-    RecordedLaunch one{name, kernel, call, blocks, threads, shared_bytes, std::vector<char>(bytes, bytes + args_bytes)};
-    if (captured_) captured_->launches.push_back(std::move(one));
-    else run(one);
+    const emulation::Grid grid{static_cast<int>(blocks.x), static_cast<int>(blocks.y), static_cast<int>(blocks.z)};
+    now_or_later([this, name, kernel, call, grid, threads, shared_bytes, kept = std::vector<char>(bytes, bytes + args_bytes)] {
+      const std::string wrong = emulation::run(grid, threads, shared_bytes, [&] { call(kernel, kept.data()); });
+      if (!wrong.empty()) fail("ERR_CUDA", std::string(name) + ": " + wrong);
+    });
   }
 
   std::unique_ptr<Graph> capture(const std::function<void()>& record) override {
@@ -61,7 +55,7 @@ class EmulatedStream final : public Stream {
   }
 
   void replay(const Graph& graph) override {
-    for (const RecordedLaunch& one : static_cast<const EmulatedGraph&>(graph).launches) run(one);
+    for (const auto& one : static_cast<const EmulatedGraph&>(graph).work) if (ok()) one();
   }
 
   void synchronize() override {}
@@ -79,15 +73,14 @@ class EmulatedStream final : public Stream {
   }
 
   void move(void* to, const void* from, size_t bytes) {
-    if (captured_) fail("ERR_CUDA", "memory was copied while a graph was captured");
+    if (captured_) fail("ERR_CUDA", "memory of the host was copied while a graph was captured");
     if (ok() && bytes > 0) std::memcpy(to, from, bytes);
   }
 
-  void run(const RecordedLaunch& one) {
+  void now_or_later(std::function<void()> work) {
     if (!ok()) return;
-    const emulation::Grid grid{static_cast<int>(one.blocks.x), static_cast<int>(one.blocks.y), static_cast<int>(one.blocks.z)};
-    const std::string wrong = emulation::run(grid, one.threads, one.shared_bytes, [&] { one.call(one.kernel, one.args.data()); });
-    if (!wrong.empty()) fail("ERR_CUDA", std::string(one.name) + ": " + wrong);
+    if (captured_) captured_->work.push_back(std::move(work));
+    else work();
   }
 
   EmulatedGraph* captured_ = nullptr;
@@ -95,12 +88,22 @@ class EmulatedStream final : public Stream {
 
 }  // namespace
 
-Status Stream::open(int, std::unique_ptr<Stream>* stream) {
+Status Stream::open(int device, std::unique_ptr<Stream>* stream) {
+  if (device != 0) return Status::error("ERR_DEVICE_UNAVAILABLE", "There is no device " + std::to_string(device) + ": the emulation is one.");
   *stream = std::make_unique<EmulatedStream>();
   return {};
 }
 
-int device_count(Status*) { return 1; }
+Status count_devices(int* count) {
+  *count = 1;
+  return {};
+}
+
+Status describe_device(int, std::string* name, int64_t* bytes) {
+  *name = "CPU emulation";
+  *bytes = kMemoryBytes;
+  return {};
+}
 
 }  // namespace cuda
 }  // namespace nanochat
