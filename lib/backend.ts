@@ -1,3 +1,5 @@
+import type { DecodeRow, Run } from './decode.js'
+
 /** What computes: logits from tokens, over sequences whose keys and values it keeps (ARCHITECTURE.md 1 and 2). */
 export interface Backend {
   readonly device: string
@@ -11,6 +13,12 @@ export interface Backend {
    * pass at a time. When the pass fails or `signal` aborts (rejects with `signal.reason`), no sequence has changed.
    */
   forward(rows: readonly ForwardRow[], options?: { signal?: AbortSignal | undefined, out?: Float32Array }): Promise<Float32Array>
+  /**
+   * Draws for every row up to `maxSteps` tokens, its own or the call's, by the formula of MODEL.md 5, without JavaScript in
+   * between; a row stops after one of `pauseIds`. Only where the backend does that, and for rows that `drawsAlone` says
+   * need nothing else. All tokens but a row's last are in its sequence. A failure changes no sequence.
+   */
+  decode?(rows: readonly DecodeRow[], options: { pauseIds: readonly number[], maxSteps: number, signal?: AbortSignal | undefined }): Promise<Run[]>
 }
 
 export interface ForwardRow {

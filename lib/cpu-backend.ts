@@ -66,6 +66,12 @@ class CpuSequence implements Sequence {
 }
 
 function startPass(model: NativeModel, rows: readonly ForwardRow[], out: Float32Array): NativeJob<void> {
+  const { sequences, tokens, counts } = packRows(rows)
+  return model.forward(sequences, tokens, counts, Uint8Array.from(rows, (row) => wantedLogits[row.logits]), out)
+}
+
+/** The rows of a pass as the addon takes them. */
+export function packRows(rows: readonly { sequence: Sequence, tokens: Int32Array }[]): { sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array } {
   const counts = Int32Array.from(rows, (row) => row.tokens.length)
   const tokens = new Int32Array(counts.reduce((sum, count) => sum + count, 0))
   let begin = 0
@@ -77,7 +83,7 @@ function startPass(model: NativeModel, rows: readonly ForwardRow[], out: Float32
     if (row.sequence instanceof CpuSequence) return row.sequence.native
     throw invalidArg('sequence', 'a sequence of this backend', row.sequence)
   })
-  return model.forward(sequences, tokens, counts, Uint8Array.from(rows, (row) => wantedLogits[row.logits]), out)
+  return { sequences, tokens, counts }
 }
 
 function typedError(error: unknown): unknown {

@@ -2,6 +2,7 @@ import { asyncGenerator } from './async-generator.js'
 import type { Source } from './async-generator.js'
 import { chatSource } from './chat.js'
 import type { Message, SpecialToken } from './conversation.js'
+import { decodeAhead } from './decode.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { Generation, endedByReturn } from './generation.js'
 import type { GenerationContext, RowObserver } from './generation.js'
@@ -67,7 +68,7 @@ export class Engine implements AsyncDisposable {
     this.#context = {
       model,
       text,
-      scheduler: new Scheduler(model.backend, { maxRows, kvCacheBytes, pauseIds, maxSteps: 1 }),
+      scheduler: new Scheduler(model.backend, { maxRows, kvCacheBytes, pauseIds, maxSteps: model.backend.decode ? decodeAhead : 1 }),
       enter: (generation) => {
         if (this.#disposed) throw disposedError()
         this.#running.add(generation)

@@ -1,4 +1,4 @@
-import type { Backend, ForwardRow, Sequence } from './backend.js'
+import type { Backend, Sequence } from './backend.js'
 import { prefillChunk } from './decode.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { KVCache } from './kv-cache.js'
@@ -64,7 +64,8 @@ export class GPT implements AsyncDisposable {
         this.#checkAlive()
         return backend.newSequence()
       },
-      forward: (rows, options) => this.#forward(backend, rows, options)
+      forward: (rows, options) => this.#tracked(options?.signal, (signal) => backend.forward(rows, { ...options, signal })),
+      ...(backend.decode ? { decode: (rows, options) => this.#tracked(options.signal, async (signal) => await backend.decode?.(rows, { ...options, signal }) ?? []) } : {})
     }
   }
 
@@ -159,11 +160,12 @@ export class GPT implements AsyncDisposable {
     return out
   }
 
-  async #forward(backend: Backend, rows: readonly ForwardRow[], options: Parameters<Backend['forward']>[1] = {}): Promise<Float32Array> {
+  /** A pass of the backend that disposing the model aborts. */
+  async #tracked<T>(callerSignal: AbortSignal | undefined, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.#checkAlive()
-    options.signal?.throwIfAborted()
-    const { controller: cancel, unlink } = linkedAbort(options.signal)
-    const end = backend.forward(rows, { ...options, signal: cancel.signal })
+    callerSignal?.throwIfAborted()
+    const { controller: cancel, unlink } = linkedAbort(callerSignal)
+    const end = start(cancel.signal)
     const pass = { cancel, end }
     this.#passes.add(pass)
     try {

@@ -52,6 +52,13 @@ export interface NativeModel {
    * Rejects with code ERR_ABORTED after `cancel()`; the sequences are then as they were.
    */
   forward(sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array, logits: Uint8Array, out: Float32Array): NativeJob<void>
+  /** Whether `decode` works: the CPU leaves drawing to JavaScript. */
+  readonly drawsTokens: boolean
+  /**
+   * Appends as `forward` does, draws a token for each row, appends it, and so on. `draws` has temperature, topK, seed, row
+   * and steps (1 to 64) of each row, (rows, 5). `out` receives how many tokens were drawn, then these, (rows, 1 + most steps).
+   */
+  decode(sequences: NativeSequence[], tokens: Int32Array, counts: Int32Array, draws: Float64Array, pauseIds: Int32Array, out: Int32Array): NativeJob<void>
   /** Stops the inference thread, then frees everything. Sequences become unusable. */
   dispose(): Promise<void>
 }
@@ -65,6 +72,7 @@ export interface NativeLoadOptions {
   dtype: 'float32' | 'bfloat16'
   threads: number                  // 0 = physical cores available to the process
   isa?: string                     // force one of info().isas
+  cudaDevice?: number              // on this one of cudaDevices(); default: the CPU
   onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
 }
 
@@ -98,8 +106,17 @@ export interface NativeKernels {
   convert(isa: string, repeat: number, count: number, x: Float32Array, out: Elements): number
 }
 
+/** The CUDA devices of this machine, or why none can be used. `isBroken`: driver and library are there and do not work. */
+export interface CudaDevices {
+  devices: { name: string, bytes: number }[]
+  reason: string | null
+  isBroken: boolean
+}
+
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
+  /** Asks the driver once, off the JavaScript thread. */
+  cudaDevices(): Promise<CudaDevices>
   describe(spec: ModelSpec): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>

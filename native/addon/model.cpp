@@ -5,6 +5,8 @@
 #include <unordered_set>
 
 #include "addon/convert.h"
+#include "addon/cuda_backend.h"
+#include "addon/cuda_library.h"
 #include "addon/runner.h"
 #include "cpu/machine.h"
 
@@ -16,9 +18,9 @@ constexpr int64_t kMostTokensPerPass = 1 << 20;
 
 // What the JavaScript thread knows of a sequence. While `busy`, the inference thread has `sequence` to itself.
 struct SequenceState {
-  SequenceState(std::shared_ptr<Runner> owner, std::unique_ptr<Sequence> s) : runner(std::move(owner)), sequence(std::move(s)), length(sequence->length()) {}
+  SequenceState(std::shared_ptr<Runner> owner, std::unique_ptr<BackendSequence> s) : runner(std::move(owner)), sequence(std::move(s)), length(sequence->length()) {}
   std::shared_ptr<Runner> runner;
-  std::unique_ptr<Sequence> sequence;
+  std::unique_ptr<BackendSequence> sequence;
   int64_t length;
   bool busy = false;
 };
@@ -124,7 +126,7 @@ class NativeSequence : public Napi::ObjectWrap<NativeSequence> {
 struct Pass {
   std::vector<std::shared_ptr<SequenceState>> sequences;
   std::vector<int32_t> tokens;
-  std::vector<BatchRow> rows;
+  std::vector<BackendRow> rows;
   std::vector<float> logits;
   Napi::ObjectReference model, out;
 
@@ -146,6 +148,8 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       InstanceAccessor<&NativeModel::kv_bytes_per_token>("kvBytesPerToken"),
       InstanceMethod<&NativeModel::new_sequence>("newSequence"),
       InstanceMethod<&NativeModel::forward>("forward"),
+      InstanceMethod<&NativeModel::decode>("decode"),
+      InstanceAccessor<&NativeModel::draws_tokens>("drawsTokens"),
       InstanceMethod<&NativeModel::dispose>("dispose"),
     });
   }
@@ -158,13 +162,13 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   explicit NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "A model is made by load() or seeded().");
     runner_ = *info[0].As<Napi::External<std::shared_ptr<Runner>>>().Data();
-    const CpuModel& model = *runner_->model();
+    const BackendModel& model = *runner_->model();
     config_ = model.config();
     memory_bytes_ = model.memory_bytes();
     isa_ = model.isa();
     threads_ = runner_->pool().threads();
-    kv_bytes_per_token_ = static_cast<int64_t>(model.page_pool()->page_bytes()) / kPage;
-    page_pool_ = model.page_pool();
+    kv_bytes_per_token_ = model.kv_bytes_per_token();
+    draws_tokens_ = model.draws_tokens();
   }
 
   void Finalize(Napi::BasicEnv env) override {
@@ -178,6 +182,8 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   Napi::Value isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), isa_); }
   Napi::Value kv_bytes_per_token(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(kv_bytes_per_token_)); }
 
+  Napi::Value draws_tokens(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), draws_tokens_); }
+
   Napi::Value num_params(const Napi::CallbackInfo& info) {
     double count = 0;
     for (const TensorShape& tensor : tensor_table(config_)) {
@@ -190,60 +196,52 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
 
   Napi::Value new_sequence(const Napi::CallbackInfo& info) {
     expect_usable(info.Env(), runner_->is_closing(), "model");
-    return NativeSequence::create(info.Env(), std::make_shared<SequenceState>(runner_, std::make_unique<Sequence>(page_pool_)));
+    return NativeSequence::create(info.Env(), std::make_shared<SequenceState>(runner_, runner_->model()->new_sequence()));
   }
 
-  // forward(sequences, tokens, counts, logits, out)
-  Napi::Value forward(const Napi::CallbackInfo& info) {
+  // The rows of forward() and of decode(): sequences, tokens, counts; `steps(r)` positions come after row r's tokens.
+  template <class F> std::shared_ptr<Pass> expect_pass(const Napi::CallbackInfo& info, const F& steps) {
     const Napi::Env env = info.Env();
     expect_usable(env, runner_->is_closing(), "model");
     auto pass = std::make_shared<Pass>();
     pass->sequences = expect_sequences(env, info[0]);  // note: first, because getters of a strange array could detach the others
     const auto tokens = expect_array<Napi::Int32Array>(info[1], "tokens", napi_int32_array, "an Int32Array");
     const auto counts = expect_array<Napi::Int32Array>(info[2], "counts", napi_int32_array, "an Int32Array");
-    const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
-    const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
     const size_t rows = pass->sequences.size();
-    if (rows == 0 || counts.ElementLength() != rows || wanted.ElementLength() != rows) throw_invalid(env, "Expected as many counts and logits as sequences, at least one.");
+    if (rows == 0 || counts.ElementLength() != rows) throw_invalid(env, "Expected as many counts as sequences, at least one.");
     if (tokens.ElementLength() > static_cast<size_t>(kMostTokensPerPass)) throw_invalid(env, "Expected at most 1048576 tokens in a pass.");
 
     pass->tokens.assign(tokens.Data(), tokens.Data() + tokens.ElementLength());
     for (int32_t id : pass->tokens) {
       if (id < 0 || id >= config_.vocab_size) throw_invalid(env, "Expected token ids from 0 to " + std::to_string(config_.vocab_size - 1) + " but received " + std::to_string(id) + ".");
     }
-    int64_t begin = 0, logits_rows = 0;
+    int64_t begin = 0;
     for (size_t r = 0; r < rows; r++) {
       const int64_t count = counts[r];
       if (count < 1 || count > static_cast<int64_t>(pass->tokens.size()) - begin) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
-      if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
       const auto& state = pass->sequences[r];
-      if (state->length + count > config_.max_positions()) {
-        throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(state->length + count) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
+      const int64_t length = state->length + count + steps(r);
+      if (length > config_.max_positions()) {
+        throw_status(env, Status::error("ERR_CONTEXT_OVERFLOW", "The sequence would have " + std::to_string(length) + " positions and the model allows " + std::to_string(config_.max_positions()) + "."));
       }
-      pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, static_cast<WantedLogits>(wanted[r])});
-      logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : count;
+      pass->rows.push_back({state->sequence.get(), pass->tokens.data() + begin, count, WantedLogits::last});
       begin += count;
     }
     if (begin != static_cast<int64_t>(pass->tokens.size())) throw_invalid(env, "Expected counts of at least 1 that add up to the number of tokens.");
-    const size_t logits_size = static_cast<size_t>(logits_rows) * static_cast<size_t>(config_.vocab_size);
-    if (out.ElementLength() < logits_size) throw_invalid(env, "Expected out to have room for " + std::to_string(logits_size) + " logits.");
+    return pass;
+  }
 
+  // Sends a pass on its way; `fill` writes its results into `out` on the JavaScript thread.
+  Napi::Value start_pass(const Napi::CallbackInfo& info, const std::shared_ptr<Pass>& pass, const Napi::Object& out, std::function<Status(const std::atomic<bool>&)> work,
+                         std::function<void(Napi::Env, const Napi::Object&)> fill) {
     for (const auto& state : pass->sequences) state->busy = true;
     pass->model = Napi::Persistent(info.This().As<Napi::Object>());
-    pass->out = Napi::Persistent(out.As<Napi::Object>());
+    pass->out = Napi::Persistent(out);
     pass->forget_references();
     auto job = std::make_shared<Job>();
-    Runner* runner = runner_.get();
-    job->work = [pass, runner, logits_size, job = job.get()] {
-      const Status status = check_memory(runner->model()->pass_bytes(pass->rows) + 2 * static_cast<int64_t>(logits_size * sizeof(float)), "pass", "Use fewer rows or shorter prompts");
-      if (!status.ok()) return status;
-      pass->logits.resize(logits_size);
-      return runner->model()->forward(pass->rows, pass->logits.data(), job->cancelled);
-    };
-    const auto value = [pass](Napi::Env e) -> Napi::Value {
-      auto target = pass->out.Value().As<Napi::Float32Array>();
-      if (target.ElementLength() < pass->logits.size()) throw_invalid(e, "The array for the logits was detached during the pass.");
-      if (!pass->logits.empty()) std::memcpy(target.Data(), pass->logits.data(), pass->logits.size() * sizeof(float));
+    job->work = [work = std::move(work), job = job.get()] { return work(job->cancelled); };
+    const auto value = [pass, fill = std::move(fill)](Napi::Env e) -> Napi::Value {
+      fill(e, pass->out.Value());
       return e.Undefined();
     };
     const auto always = [pass](Napi::Env, const Status&) {
@@ -254,7 +252,73 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       pass->model.Reset();
       pass->out.Reset();
     };
-    return start_job(env, runner_, std::move(job), value, always);
+    return start_job(info.Env(), runner_, std::move(job), value, always);
+  }
+
+  // forward(sequences, tokens, counts, logits, out)
+  Napi::Value forward(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    auto pass = expect_pass(info, [](size_t) { return 0; });
+    const auto wanted = expect_array<Napi::Uint8Array>(info[3], "logits", napi_uint8_array, "a Uint8Array");
+    const auto out = expect_array<Napi::Float32Array>(info[4], "out", napi_float32_array, "a Float32Array");
+    if (wanted.ElementLength() != pass->rows.size()) throw_invalid(env, "Expected as many logits as sequences.");
+    int64_t logits_rows = 0;
+    for (size_t r = 0; r < pass->rows.size(); r++) {
+      if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
+      pass->rows[r].logits = static_cast<WantedLogits>(wanted[r]);
+      logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : pass->rows[r].count;
+    }
+    const size_t logits_size = static_cast<size_t>(logits_rows) * static_cast<size_t>(config_.vocab_size);
+    if (out.ElementLength() < logits_size) throw_invalid(env, "Expected out to have room for " + std::to_string(logits_size) + " logits.");
+
+    Runner* runner = runner_.get();
+    const auto work = [pass, runner, logits_size](const std::atomic<bool>& cancelled) {
+      const Status status = check_memory(runner->model()->pass_bytes(pass->rows) + 2 * static_cast<int64_t>(logits_size * sizeof(float)), "pass", "Use fewer rows or shorter prompts");
+      if (!status.ok()) return status;
+      pass->logits.resize(logits_size);
+      return runner->model()->forward(pass->rows, pass->logits.data(), cancelled);
+    };
+    return start_pass(info, pass, out, work, [pass](Napi::Env e, const Napi::Object& object) {
+      auto target = object.As<Napi::Float32Array>();
+      if (target.ElementLength() < pass->logits.size()) throw_invalid(e, "The array for the logits was detached during the pass.");
+      if (!pass->logits.empty()) std::memcpy(target.Data(), pass->logits.data(), pass->logits.size() * sizeof(float));
+    });
+  }
+
+  // decode(sequences, tokens, counts, draws, pauseIds, out): draws is (rows, 5), out (rows, 1 + most steps)
+  Napi::Value decode(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto draws = expect_array<Napi::Float64Array>(info[3], "draws", napi_float64_array, "a Float64Array");
+    std::vector<BackendDraw> list;
+    int32_t most = 0;
+    for (size_t at = 0; at + 5 <= draws.ElementLength(); at += 5) {
+      const bool fits = draws[at] >= 0 && draws[at] < 1e38 && draws[at + 1] >= 0 && draws[at + 2] >= 0 && draws[at + 2] < 0x1p53 && draws[at + 3] >= 0 && draws[at + 3] < 0x1p31 &&
+                        draws[at + 4] >= 1 && draws[at + 4] <= 64;
+      if (!fits) throw_invalid(env, "Expected temperature, topK, seed, row and 1 to 64 steps for each row of draws.");
+      const double top_k = std::min(draws[at + 1], static_cast<double>(config_.vocab_size));
+      list.push_back({static_cast<float>(draws[at]), static_cast<int32_t>(top_k), static_cast<uint64_t>(draws[at + 2]), static_cast<int32_t>(draws[at + 3]), static_cast<int32_t>(draws[at + 4])});
+      most = std::max(most, list.back().max_steps);
+    }
+    auto pass = expect_pass(info, [&](size_t r) { return r < list.size() ? list[r].max_steps - 1 : 0; });
+    if (list.size() != pass->rows.size()) throw_invalid(env, "Expected five numbers of draws for each sequence.");
+    const auto pauses = expect_array<Napi::Int32Array>(info[4], "pauseIds", napi_int32_array, "an Int32Array");
+    const auto out = expect_array<Napi::Int32Array>(info[5], "out", napi_int32_array, "an Int32Array");
+    const size_t stride = 1 + static_cast<size_t>(most);
+    if (out.ElementLength() < stride * list.size()) throw_invalid(env, "Expected out to have room for a count and all tokens of each row.");
+
+    Runner* runner = runner_.get();
+    const auto drawn = std::make_shared<std::vector<std::vector<int32_t>>>();
+    const auto work = [pass, runner, list, drawn, ids = std::vector<int32_t>(pauses.Data(), pauses.Data() + pauses.ElementLength())](const std::atomic<bool>& cancelled) {
+      return runner->model()->decode(pass->rows, list, ids, drawn.get(), cancelled);
+    };
+    return start_pass(info, pass, out, work, [drawn, stride](Napi::Env e, const Napi::Object& object) {
+      auto target = object.As<Napi::Int32Array>();
+      if (target.ElementLength() < stride * drawn->size()) throw_invalid(e, "The array for the tokens was detached during the pass.");
+      for (size_t r = 0; r < drawn->size(); r++) {
+        target[r * stride] = static_cast<int32_t>((*drawn)[r].size());
+        std::copy((*drawn)[r].begin(), (*drawn)[r].end(), target.Data() + r * stride + 1);
+      }
+    });
   }
 
   std::vector<std::shared_ptr<SequenceState>> expect_sequences(Napi::Env env, const Napi::Value& value) {
@@ -290,18 +354,19 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   }
 
   std::shared_ptr<Runner> runner_;
-  std::shared_ptr<PagePool> page_pool_;
   std::unique_ptr<Napi::ObjectReference> disposed_;  // the promise of dispose()
   ModelConfig config_;
   int64_t memory_bytes_ = 0, kv_bytes_per_token_ = 0;
   int threads_ = 1;
   const char* isa_ = "";
+  bool draws_tokens_ = false;
 };
 
 struct LoadOptions {
   ComputeType type = ComputeType::bfloat16;
   int threads = 0;
   const Kernels* kernels = nullptr;
+  int cuda_device = -1;  // -1: the CPU
   Napi::FunctionReference on_progress;
 };
 
@@ -315,6 +380,8 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
   if (options->threads == 0) options->threads = physical_cores();
   const Napi::Value isa = o.Get("isa");
   options->kernels = isa.IsUndefined() ? find_kernels(nullptr) : &expect_kernels(isa);
+  const Napi::Value cuda_device = o.Get("cudaDevice");
+  if (!cuda_device.IsUndefined()) options->cuda_device = static_cast<int>(expect_integer(cuda_device, "cudaDevice", 0, 1 << 16));
   const Napi::Value on_progress = o.Get("onProgress");
   if (on_progress.IsFunction()) options->on_progress = Napi::Persistent(on_progress.As<Napi::Function>());
 }
@@ -331,22 +398,28 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, LoadOptions options
 
   auto job = std::make_shared<Job>();
   Runner* raw = runner.get();
-  job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, cancelled = &job->cancelled]() -> Status {
+  job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, device = options.cuda_device, cancelled = &job->cancelled]() -> Status {
     std::unique_ptr<TensorSource> source;
     Status status = make_source(&source);
-    if (status.ok()) status = check_memory(cpu_model_bytes(config, type, *source), "model", "Use dtype bfloat16, a smaller model");
+    if (status.ok() && device < 0) status = check_memory(cpu_model_bytes(config, type, *source), "model", "Use dtype bfloat16, a smaller model");
     if (!status.ok()) return status;
     using Clock = std::chrono::steady_clock;
     Clock::time_point last;
+    const char* phase = device < 0 ? "convert" : "upload";
     const auto report = [&](int64_t bytes, int64_t total) {
       const auto now = Clock::now();
       if (bytes < total && now - last < std::chrono::milliseconds(30)) return;
       last = now;
-      raw->post([progress, bytes, total](Napi::Env e) {
-        if (!progress->IsEmpty()) progress->Call({Napi::String::New(e, "convert"), Napi::Number::New(e, static_cast<double>(bytes)), Napi::Number::New(e, static_cast<double>(total))});
+      raw->post([progress, phase, bytes, total](Napi::Env e) {
+        if (!progress->IsEmpty()) progress->Call({Napi::String::New(e, phase), Napi::Number::New(e, static_cast<double>(bytes)), Napi::Number::New(e, static_cast<double>(total))});
       });
     };
-    return load_cpu_model(config, type, *source, kernels, {&raw->pool(), cancelled, report}, &raw->model());
+    const LoadContext context{&raw->pool(), cancelled, report};
+    if (device >= 0) return load_cuda_model(device, config, type == ComputeType::bfloat16, *source, context, &raw->model());
+    std::unique_ptr<CpuModel> model;
+    status = load_cpu_model(config, type, *source, kernels, context, &model);
+    if (status.ok()) raw->model() = cpu_backend(std::move(model));
+    return status;
   };
   const auto value = [runner](Napi::Env e) -> Napi::Value {
     runner->report_external_memory(e);
@@ -405,6 +478,42 @@ Napi::Value seeded(const Napi::CallbackInfo& info) {
     *source = TensorSource::seeded(seed);
     return Status{};
   });
+}
+
+// The devices, or why there are none; asking the driver takes long enough to be done off the JavaScript thread.
+class CudaDevicesWorker final : public Napi::AsyncWorker {
+ public:
+  explicit CudaDevicesWorker(Napi::Env env) : Napi::AsyncWorker(env, "nanochat cuda devices"), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ private:
+  void Execute() override { cuda_library(); }
+
+  void OnOK() override {
+    const Napi::Env env = Env();
+    const CudaLibrary& library = cuda_library();
+    Napi::Array devices = Napi::Array::New(env, library.devices.size());
+    for (size_t i = 0; i < library.devices.size(); i++) {
+      Napi::Object device = Napi::Object::New(env);
+      device.Set("name", library.devices[i].name);
+      device.Set("bytes", static_cast<double>(library.devices[i].bytes));
+      devices.Set(static_cast<uint32_t>(i), device);
+    }
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("devices", devices);
+    result.Set("reason", library.status.ok() ? env.Null() : Napi::String::New(env, library.status.message));
+    result.Set("isBroken", library.is_broken);
+    deferred_.Resolve(result);
+  }
+
+  Napi::Promise::Deferred deferred_;
+};
+
+Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
+  auto* worker = new CudaDevicesWorker(info.Env());
+  const Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
 }
 
 Napi::Value machine_info(const Napi::CallbackInfo& info) {

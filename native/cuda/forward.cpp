@@ -36,7 +36,7 @@ template <class T> class ModelOf final : public Model {
     config_ = config;
     Dp_ = padded_head_dim(config_.head_dim);
     if (Dp_ == 0) {
-      return Status::error("ERR_CHECKPOINT_ARCH", "The CUDA kernels take a head_dim of up to 128 and this model has " + std::to_string(config_.head_dim) + ". Use device 'cpu'.");
+      return Status::error("ERR_DEVICE_UNAVAILABLE", "The CUDA kernels take a head_dim of up to 128 and this model has " + std::to_string(config_.head_dim) + ". Use device 'cpu'.");
     }
     std::unique_ptr<Stream> opened;
     Status status = Stream::open(device, &opened);

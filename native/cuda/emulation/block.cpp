@@ -19,7 +19,13 @@ unsigned char* shared = nullptr;
 
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStackBytes = 256 << 10;
+#else
+constexpr size_t kStackBytes = 32 << 10;
+#endif
+constexpr size_t kStackStride = kStackBytes + 17 * 64;  // so that the tops of stacks do not compete for the same cache lines
+constexpr int kMostThreads = 1024;
 constexpr uint64_t kCanary = 0x6e616e6f63686174u;
 
 Order order = Order::ascending;
@@ -98,12 +104,13 @@ void thread_main() {
 }
 
 void prepare(int count) {
+  static char* const stacks = static_cast<char*>(mmap(nullptr, kMostThreads * kStackStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (stacks == MAP_FAILED) std::abort();
   while (threads.size() < static_cast<size_t>(count)) {
     auto thread = std::make_unique<Thread>();
     thread->index = static_cast<int>(threads.size());
     thread->lane = thread->index % kLanes;
-    thread->stack = static_cast<char*>(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (thread->stack == MAP_FAILED) std::abort();
+    thread->stack = stacks + threads.size() * kStackStride;
     threads.push_back(std::move(thread));
   }
   warps.resize(static_cast<size_t>(count / kLanes));
@@ -144,7 +151,7 @@ void run_block(int count) {
 void set_order(Order value) { order = value; }
 
 std::string run(Grid grid, int count, size_t shared_bytes, const std::function<void()>& kernel) {
-  if (count < kLanes || count % kLanes != 0 || count > 1024) return "a block of " + std::to_string(count) + " threads";
+  if (count < kLanes || count % kLanes != 0 || count > kMostThreads) return "a block of " + std::to_string(count) + " threads";
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) return "an empty or too large grid";
   static void* launcher_stack_pointer;
   static void* launcher_fake_stack;

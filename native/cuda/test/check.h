@@ -100,6 +100,7 @@ void test_matmul();
 void test_cache();
 void test_attention();
 void test_sample();
+void test_model();
 void test_emulation();  // of the CPU emulation itself
 
 }  // namespace cuda

@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   stream->enter();
   const struct { const char* name; void (*run)(); } suites[] = {
       {"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample},
+      {"model", test_model},
 #ifdef NC_EMULATION
       {"emulation", test_emulation},
 #endif
