@@ -6,9 +6,10 @@
 #include "model/bf16.h"
 
 #define NC_DEVICE __device__ __forceinline__
-#define NC_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// note: at least 1 block, else the compiler spills to make room for more.
+#define NC_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define NC_UNROLL _Pragma("unroll")
-#define NC_UNROLL_BY_2 _Pragma("unroll 2")
+#define NC_UNROLL_BY_4 _Pragma("unroll 4")
 
 namespace nanochat {
 namespace cuda {

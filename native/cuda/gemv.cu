@@ -25,8 +25,9 @@ template <class T, int kRows> NC_KERNEL(kThreads) gemv_kernel(Matmul<T> a) {
   NC_UNROLL
   for (int o = 0; o < kOutputs; o++) w[o] = a.w + (first + o < a.outputs ? first + o : a.outputs - 1) * a.stride;
 
-  for (int64_t piece = 0; piece < a.stride; piece += kPiece) {
-    const int length = static_cast<int>(a.stride - piece < kPiece ? a.stride - piece : kPiece);
+  const int stride = static_cast<int>(a.stride);
+  for (int piece = 0; piece < stride; piece += kPiece) {
+    const int length = stride - piece < kPiece ? stride - piece : kPiece;
     sync_block();
     for (int r = 0; r < kRows; r++) {
       for (int i = thread() * Part::kCount; i < length; i += kThreads * Part::kCount) {
@@ -34,7 +35,7 @@ template <class T, int kRows> NC_KERNEL(kThreads) gemv_kernel(Matmul<T> a) {
       }
     }
     sync_block();
-    NC_UNROLL_BY_2
+    NC_UNROLL_BY_4
     for (int i = lane() * Part::kCount; i < length; i += kWarp * Part::kCount) {
       Part weights[kOutputs];
       NC_UNROLL

@@ -6,8 +6,6 @@
 #include <cstring>
 #include <memory>
 
-#include "cuda/emulation/fiber.h"
-
 namespace nanochat {
 namespace cuda {
 namespace emulation {
@@ -35,51 +33,43 @@ size_t shared_size = 0;
 std::vector<std::unique_ptr<Thread>> threads;
 std::vector<Warp> warps;
 Barrier block_barrier;
-std::vector<int> ready;   // threads, those that became ready first in front
-size_t first_ready = 0;
+int ready[kMostThreads];  // a ring of threads, those that became ready first in front
+unsigned first_ready = 0, ready_count = 0;
 int finished = 0;
 std::string failure;
 const std::function<void()>* body = nullptr;
 Fiber launcher;           // where run() waits
 
-size_t ready_count() { return ready.size() - first_ready; }
+int& ready_at(unsigned place) { return ready[(first_ready + place) % kMostThreads]; }
+
+void make_ready(int thread) { ready_at(ready_count++) = thread; }
 
 Thread* take_ready() {
   if (order == Order::random) {
     random_state = random_state * 1664525u + 1013904223u;
-    std::swap(ready[first_ready + (random_state >> 8) % ready_count()], ready.back());
+    std::swap(ready_at((random_state >> 8) % ready_count), ready_at(ready_count - 1));
   }
-  if (order != Order::ascending) {
-    Thread* thread = threads[static_cast<size_t>(ready.back())].get();
-    ready.pop_back();
-    return thread;
-  }
-  Thread* thread = threads[static_cast<size_t>(ready[first_ready++])].get();
-  if (first_ready == ready.size()) {
-    ready.clear();
-    first_ready = 0;
-  }
-  return thread;
+  ready_count--;
+  if (order != Order::ascending) return threads[static_cast<size_t>(ready_at(ready_count))].get();
+  return threads[static_cast<size_t>(ready[first_ready++ % kMostThreads])].get();
 }
 
-Fiber fiber_of(Thread& t) { return {&t.stack_pointer, &t.fake_stack, t.stack, kStackBytes}; }
-
 void switch_to_next(Thread* from, bool ends) {
-  if (ready_count() > 0) {
+  if (ready_count > 0) {
     Thread* next = take_ready();
     current = next;
-    switch_fiber(fiber_of(*from), fiber_of(*next), ends);
+    switch_fiber(from->fiber, next->fiber, ends);
   } else {
     if (finished < block_threads && failure.empty()) {
       failure = "deadlock: " + std::to_string(finished) + " of " + std::to_string(block_threads) + " threads ended and the others wait at barriers that not all reach";
     }
-    switch_fiber(fiber_of(*from), launcher, ends);
+    switch_fiber(from->fiber, launcher, ends);
   }
 }
 
 [[noreturn]] void fail(const std::string& text) {
   if (failure.empty()) failure = text;
-  switch_fiber(fiber_of(*current), launcher, true);
+  switch_fiber(current->fiber, launcher, true);
   std::abort();  // never reached: nobody switches back to a thread that failed
 }
 
@@ -87,7 +77,7 @@ void wait_at(Barrier& barrier) {
   Thread* self = current;
   if (++barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
-    ready.insert(ready.end(), barrier.waiting.begin(), barrier.waiting.end());
+    for (int thread : barrier.waiting) make_ready(thread);
     barrier.waiting.clear();
     return;
   }
@@ -96,7 +86,7 @@ void wait_at(Barrier& barrier) {
 }
 
 void thread_main() {
-  arrive_on_fiber(fiber_of(*current));
+  arrive_on_fiber(current->fiber);
   (*body)();
   if (!current->copies.empty()) fail("a thread ended with asynchronous copies that it never waited for");
   finished++;
@@ -110,7 +100,7 @@ void prepare(int count) {
     auto thread = std::make_unique<Thread>();
     thread->index = static_cast<int>(threads.size());
     thread->lane = thread->index % kLanes;
-    thread->stack = stacks + threads.size() * kStackStride;
+    thread->fiber = {&thread->stack_pointer, &thread->fake_stack, stacks + threads.size() * kStackStride, kStackBytes};
     threads.push_back(std::move(thread));
   }
   warps.resize(static_cast<size_t>(count / kLanes));
@@ -119,8 +109,7 @@ void prepare(int count) {
     w.operation[0] = w.operation[1] = Operation::none;
   }
   block_barrier = {count, 0, {}};
-  ready.clear();
-  first_ready = 0;
+  first_ready = ready_count = 0;
   finished = 0;
   for (int i = 0; i < count; i++) {
     Thread& t = *threads[static_cast<size_t>(i)];
@@ -129,9 +118,9 @@ void prepare(int count) {
     t.copies.clear();
     t.groups.clear();
     t.fake_stack = nullptr;
-    std::memcpy(t.stack, &kCanary, sizeof kCanary);
-    t.stack_pointer = new_fiber(t.stack, kStackBytes, thread_main);
-    ready.push_back(i);
+    std::memcpy(t.fiber.stack, &kCanary, sizeof kCanary);
+    t.stack_pointer = new_fiber(t.fiber.stack, kStackBytes, thread_main);
+    make_ready(i);
   }
 }
 
@@ -139,10 +128,10 @@ void run_block(int count) {
   prepare(count);
   Thread* first = take_ready();
   current = first;
-  switch_fiber(launcher, fiber_of(*first), false);
+  switch_fiber(launcher, first->fiber, false);
   current = nullptr;
   for (int i = 0; i < count && failure.empty(); i++) {
-    if (std::memcmp(threads[static_cast<size_t>(i)]->stack, &kCanary, sizeof kCanary) != 0) failure = "a thread's stack overflowed";
+    if (std::memcmp(threads[static_cast<size_t>(i)]->fiber.stack, &kCanary, sizeof kCanary) != 0) failure = "a thread's stack overflowed";
   }
 }
 
@@ -177,18 +166,31 @@ std::string run(Grid grid, int count, size_t shared_bytes, const std::function<v
 
 void sync_block() { wait_at(block_barrier); }
 
-void sync_warp(Operation operation) { exchange(operation, Shown{}); }
+void sync_warp() { exchange_word(Operation::sync, 0); }
+
+// Which of the two sides this exchange uses. note: in turns, so that a lane can show again before others have read.
+static unsigned begin_exchange(Operation operation) {
+  Thread& t = *current;
+  const unsigned side = t.exchanges++ & 1;
+  if (t.warp->barrier.arrived == 0) t.warp->operation[side] = operation;
+  else if (t.warp->operation[side] != operation) fail("lanes of one warp are at different warp operations");
+  return side;
+}
 
 const Shown* exchange(Operation operation, const Shown& mine) {
-  Thread& t = *current;
-  Warp& w = *t.warp;
-  // two sides in turns: a lane can show again before others have read, but not twice
-  const unsigned side = t.exchanges++ & 1;
-  if (w.barrier.arrived == 0) w.operation[side] = operation;
-  else if (w.operation[side] != operation) fail("lanes of one warp are at different warp operations");
-  w.shown[side][t.lane] = mine;
+  Warp& w = *current->warp;
+  const unsigned side = begin_exchange(operation);
+  w.shown[side][current->lane] = mine;
   wait_at(w.barrier);
   return w.shown[side];
+}
+
+const uint32_t* exchange_word(Operation operation, uint32_t mine) {
+  Warp& w = *current->warp;
+  const unsigned side = begin_exchange(operation);
+  w.words[side][current->lane] = mine;
+  wait_at(w.barrier);
+  return w.words[side];
 }
 
 void expect_shared(const void* address, size_t bytes, size_t alignment) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/emulation/fiber.h"
+
 namespace nanochat {
 namespace cuda {
 namespace emulation {
@@ -22,8 +24,7 @@ enum class Operation : uint8_t { none, sync, shuffle, any, load_matrices, mma };
 
 // What a lane shows to its warp.
 struct Shown {
-  uint32_t word[8];
-  float sums[4];
+  uint32_t word[6];
   const void* address;
 };
 
@@ -31,6 +32,7 @@ struct Warp {
   Barrier barrier;
   Operation operation[2];
   Shown shown[2][kLanes];
+  uint32_t words[2][kLanes];
 };
 
 struct PendingCopy {
@@ -45,8 +47,8 @@ struct Thread {
   std::vector<PendingCopy> copies;
   std::vector<size_t> groups;  // copies that belong to all groups up to this one
   void* stack_pointer = nullptr;
-  char* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
+  Fiber fiber;
 };
 
 struct Grid {
@@ -67,9 +69,10 @@ extern int block_threads;
 extern unsigned char* shared;
 
 void sync_block();
-void sync_warp(Operation operation);
+void sync_warp();
 // Shows `mine` to the warp and gives what all lanes showed; valid until this lane exchanges again.
 const Shown* exchange(Operation operation, const Shown& mine);
+const uint32_t* exchange_word(Operation operation, uint32_t mine);
 void copy_async(void* to, const void* from, bool valid);
 void commit_copies();
 void wait_copies(int pending);

@@ -9,7 +9,7 @@
 #define NC_DEVICE inline
 #define NC_KERNEL(threads) void
 #define NC_UNROLL
-#define NC_UNROLL_BY_2
+#define NC_UNROLL_BY_4
 
 namespace nanochat {
 namespace cuda {
@@ -24,23 +24,20 @@ inline int block_z() { return emulation::block.z; }
 inline void* shared_memory() { return emulation::shared; }
 
 inline void sync_block() { emulation::sync_block(); }
-inline void sync_warp() { emulation::sync_warp(emulation::Operation::sync); }
+inline void sync_warp() { emulation::sync_warp(); }
 
 template <class V> V shuffle(V v, int from) {
-  static_assert(sizeof(V) <= sizeof(uint32_t[8]), "fits what a lane shows");
-  emulation::Shown mine = {};
-  std::memcpy(mine.word, &v, sizeof v);
-  const emulation::Shown* all = emulation::exchange(emulation::Operation::shuffle, mine);
-  std::memcpy(&v, all[from % emulation::kLanes].word, sizeof v);
+  static_assert(sizeof(V) == sizeof(uint32_t), "one word");
+  uint32_t mine;
+  std::memcpy(&mine, &v, sizeof v);
+  std::memcpy(&v, &emulation::exchange_word(emulation::Operation::shuffle, mine)[from % emulation::kLanes], sizeof v);
   return v;
 }
 template <class V> V shuffle_xor(V v, int mask) { return shuffle(v, lane() ^ mask); }
 
 inline bool any(bool v) {
-  emulation::Shown mine = {};
-  mine.word[0] = v;
-  const emulation::Shown* all = emulation::exchange(emulation::Operation::any, mine);
-  for (int l = 0; l < emulation::kLanes; l++) if (all[l].word[0]) return true;
+  const uint32_t* all = emulation::exchange_word(emulation::Operation::any, v);
+  for (int l = 0; l < emulation::kLanes; l++) if (all[l]) return true;
   return false;
 }
 
@@ -82,7 +79,7 @@ inline float half_of(uint32_t pair, int high) { return to_float(bf16{static_cast
 // Fragments of m16n8k16: with g = lane / 4 and i = 2 (lane % 4), a holds rows g and g + 8 at k = i and i + 8 (two elements
 // each), b holds column g at k = i and i + 8, c holds rows g and g + 8 at columns i and i + 1.
 inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const emulation::Shown* all = emulation::exchange(emulation::Operation::mma, {{a[0], a[1], a[2], a[3], b0, b1}, {}, nullptr});
+  const emulation::Shown* all = emulation::exchange(emulation::Operation::mma, {{a[0], a[1], a[2], a[3], b0, b1}, nullptr});
   const int g = lane() / 4, pair = lane() % 4;
   for (int e = 0; e < 4; e++) {
     const int row_word = e / 2, column = 2 * pair + e % 2;

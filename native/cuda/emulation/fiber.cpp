@@ -11,7 +11,7 @@
 #endif
 
 // nc_emulation_switch(save, load): pushes the callee-saved registers, stores the stack pointer in *save, takes `load` for
-// it and pops the registers from there.
+// it and pops the registers from there. note: jumps, because a return to where nobody called from is always mispredicted.
 extern "C" void nc_emulation_switch(void** save, void* load);
 
 #if defined(__x86_64__)
@@ -34,7 +34,8 @@ nc_emulation_switch:
   popq %r12
   popq %rbx
   popq %rbp
-  ret
+  popq %rcx
+  jmp *%rcx
 .size nc_emulation_switch,.-nc_emulation_switch
 )");
 constexpr int kSavedWords = 6, kEntryWord = 6, kFrameWords = 8;  // registers, return address, and one word that aligns
@@ -102,7 +103,7 @@ Fiber launcher_fiber(void** stack_pointer, void** fake_stack) {
   return {stack_pointer, fake_stack, static_cast<char*>(stack), bytes};
 }
 
-void switch_fiber(Fiber from, Fiber to, bool ends) {
+void switch_fiber(const Fiber& from, const Fiber& to, bool ends) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(ends ? nullptr : from.fake_stack, to.stack, to.bytes);
 #else
@@ -112,7 +113,7 @@ void switch_fiber(Fiber from, Fiber to, bool ends) {
   arrive_on_fiber(from);
 }
 
-void arrive_on_fiber(Fiber self) {
+void arrive_on_fiber(const Fiber& self) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(*self.fake_stack, nullptr, nullptr);
 #else

@@ -20,8 +20,8 @@ void* new_fiber(char* stack, size_t bytes, void (*entry)());
 Fiber launcher_fiber(void** stack_pointer, void** fake_stack);
 
 // Stops `from` and goes on with `to`; returns when something switches to `from`. `ends`: nothing ever will.
-void switch_fiber(Fiber from, Fiber to, bool ends);
-void arrive_on_fiber(Fiber self);
+void switch_fiber(const Fiber& from, const Fiber& to, bool ends);
+void arrive_on_fiber(const Fiber& self);
 
 }  // namespace emulation
 }  // namespace cuda
