@@ -67,7 +67,8 @@ void switch_to_next(Thread* from, bool ends) {
   }
 }
 
-[[noreturn]] void fail(const std::string& text) {
+// note: nothing that owns memory may be alive here, the fiber never goes on.
+[[noreturn]] void fail(const char* text) {
   if (failure.empty()) failure = text;
   switch_fiber(current->fiber, launcher, true);
   std::abort();  // never reached: nobody switches back to a thread that failed
@@ -199,10 +200,17 @@ void expect_shared(const void* address, size_t bytes, size_t alignment) {
   if (reinterpret_cast<uintptr_t>(address) % alignment != 0) fail("a misaligned address in shared memory");
 }
 
+static void land(const PendingCopy& copy) {
+  if (copy.from) std::memcpy(copy.to, copy.from, 16);
+  else std::memset(copy.to, 0, 16);
+}
+
 void copy_async(void* to, const void* from, bool valid) {
   expect_shared(to, 16, 16);
   if (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("a misaligned source of an asynchronous copy");
-  current->copies.push_back({to, valid ? from : nullptr});
+  const PendingCopy copy{to, valid ? from : nullptr};
+  if (order == Order::descending) land(copy);
+  current->copies.push_back(copy);
 }
 
 void commit_copies() { current->groups.push_back(current->copies.size()); }
@@ -211,10 +219,7 @@ void wait_copies(int pending) {
   Thread& t = *current;
   if (t.groups.size() <= static_cast<size_t>(pending)) return;
   const size_t groups = t.groups.size() - static_cast<size_t>(pending), count = t.groups[groups - 1];
-  for (size_t i = 0; i < count; i++) {
-    if (t.copies[i].from) std::memcpy(t.copies[i].to, t.copies[i].from, 16);
-    else std::memset(t.copies[i].to, 0, 16);
-  }
+  for (size_t i = 0; i < count && order != Order::descending; i++) land(t.copies[i]);
   t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<std::ptrdiff_t>(count));
   t.groups.erase(t.groups.begin(), t.groups.begin() + static_cast<std::ptrdiff_t>(groups));
   for (size_t& end : t.groups) end -= count;

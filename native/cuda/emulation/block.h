@@ -55,7 +55,8 @@ struct Grid {
   int x = 1, y = 1, z = 1;
 };
 
-// The order in which ready threads run: a missing barrier shows in one of them.
+// The order in which ready threads run: a missing barrier shows in one of them. Asynchronous copies land as late as they
+// may, in descending order as early.
 enum class Order { ascending, descending, random };
 
 void set_order(Order order);

@@ -4,6 +4,9 @@
 #include <cstdlib>
 
 #include "cuda/test/check.h"
+#ifdef NC_EMULATION
+#include "cuda/emulation/block.h"
+#endif
 
 namespace nanochat {
 namespace cuda {
@@ -38,6 +41,29 @@ void expect_near(const std::vector<float>& out, const std::vector<float>& expect
 }  // namespace cuda
 }  // namespace nanochat
 
+namespace {
+
+struct Suite {
+  const char* name;
+  void (*run)();
+};
+
+// On the emulated device threads run in random order, and what has barriers to miss in the two others as well.
+void set_up_emulation(std::vector<Suite>* suites) {
+#ifdef NC_EMULATION
+  using namespace nanochat::cuda;
+  using emulation::Order;
+  suites->insert(suites->begin(), {"random order", [] { emulation::set_order(Order::random); }});
+  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }}, {"model", test_model}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
+                                 {"descending order", [] { emulation::set_order(Order::descending); }}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
+                                 {"emulation", test_emulation}});
+#else
+  suites->push_back({"model", test_model});
+#endif
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace nanochat;
   using namespace nanochat::cuda;
@@ -54,13 +80,8 @@ int main(int argc, char** argv) {
   }
   stream = std::move(opened);
   stream->enter();
-  const struct { const char* name; void (*run)(); } suites[] = {
-      {"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample},
-      {"model", test_model},
-#ifdef NC_EMULATION
-      {"emulation", test_emulation},
-#endif
-  };
+  std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}};
+  set_up_emulation(&suites);
   for (const auto& suite : suites) {
     const int before = checks, failed = failures;
     const auto began = std::chrono::steady_clock::now();
