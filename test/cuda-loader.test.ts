@@ -1,5 +1,6 @@
 // Every way in which there is no CUDA device, each with its own text; 'auto' goes on with the CPU, 'cuda' does not.
-import { existsSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -52,6 +53,20 @@ if (process.platform !== 'linux') {
       console.log('SKIP cuda loader: what the CUDA runtime says of a driver needs the backend library (npm run build:cuda)')
       test.skip('with the backend library', () => {})
     } else {
+      test('the library runs on every glibc that Node runs on, exports its table alone and takes at most 8 MB', () => withLibraries({ 'libcuda.so.1': emptyDriver }, (dir) => {
+        const symbols = execFileSync('objdump', ['-T', library], { encoding: 'utf8' })
+        const newer = symbols.split('\n').filter((line) => [...line.matchAll(/GLIBC_2\.(\d+)/g)].some(([, minor]) => Number(minor) > 28))
+        assert.equal(newer, [])
+        assert.not.match(symbols, /GLIBCXX_|CXXABI_/)
+        const exported = symbols.split('\n').filter((line) => /^[0-9a-f]+ [gwu]/.test(line) && !line.includes('*UND*')).map((line) => line.trim().split(/\s+/).at(-1))
+        assert.equal(exported, ['nc_cuda_get_api'])
+        const stripped = join(dir, 'stripped.so')
+        execFileSync('strip', ['--strip-all', '-o', stripped, library])
+        const { size } = statSync(stripped)
+        console.log(`  nanochat_cuda.so: ${(size / 1e6).toFixed(1)} MB stripped`)
+        assert.ok(size <= 8e6)
+      }))
+
       test('a driver that is too old', () => withLibraries({ 'libcuda.so.1': failingDriver(12040, 100) }, (dir) => {
         check(dir, /driver is too old: it supports CUDA 12\.4 and 13\.0 is needed\. Update it to release 580/, true, { NANOCHAT_CUDA_LIBRARY: library })
       }))
