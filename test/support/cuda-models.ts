@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert'
 import type { Backend, Sequence } from '../../lib/backend.js'
 import { decode, drawsAlone } from '../../lib/decode.js'
 import { Engine } from '../../lib/engine.js'
+import { NanochatError } from '../../lib/errors.js'
 import type { GPT } from '../../lib/gpt.js'
 import { loadGPT, loadModel, seededGPT, type LoadOptions } from '../../lib/load.js'
 import { native, type ModelSpec } from '../../lib/native.js'
@@ -200,6 +201,30 @@ test('what the device cannot do is an error with its code, or falls back', async
   await using taken = await seededGPT({ ...wide, nHead: 4, nKvHead: 4 }, 1, { device: 'auto' })
   assert.is(taken.device, 'cuda:0')
   assert.is((await native().cudaDevices()).devices.length, 1)
+})
+
+test('a kernel that fails rejects with its name; the sequence is as it was, this model and others go on', async () => {
+  await using model = await seededGPT({ ...shape, nHead: 2, nKvHead: 1, nEmbd: 64 }, 1, { device: 'cuda', threads: 1 })
+  await using other = await seededGPT({ ...shape, nHead: 2, nKvHead: 1, nEmbd: 64 }, 2, { device: 'cuda', threads: 1 })
+  const { backend } = model, sequence = backend.newSequence(), prompt = formulaPrompt(20, shape.vocabSize)
+  const expected = await append(backend, sequence, prompt)
+  for (const kernel of ['embed', 'append_kv', 'attention_decode', 'gemv', 'sample']) {
+    process.env.NANOCHAT_EMULATION_FAIL = kernel
+    const row = { sequence, tokens: Int32Array.of(1), sampler: newSampler({ ...params, temperature: 0 }, 0, shape.vocabSize, []), maxSteps: 3, logprobs: null }
+    const error: unknown = await decode(backend, [row], { pauseIds: [], maxSteps: 3 }).catch((e: unknown) => e)
+    delete process.env.NANOCHAT_EMULATION_FAIL
+    assert.ok(NanochatError.is(error), String(error))
+    assert.is(error.code, 'ERR_CUDA')
+    assert.match(error.message, kernel)
+    assert.is(sequence.length, 20)
+    assert.is((await decode(backend, [row], { pauseIds: [], maxSteps: 3 }))[0]?.ids.length, 3)
+    sequence.truncate(20)
+  }
+  const again = backend.newSequence()
+  assert.equal(await append(backend, again, prompt), expected)
+  assert.is((await other.logits([1, 2])).length, 2 * shape.vocabSize)
+  again.dispose()
+  sequence.dispose()
 })
 
 test('disposing frees the device\'s memory and rejects what runs', async () => {
