@@ -1,7 +1,8 @@
 // What a kernel may use of the device, and nothing else: kernels are written once against these primitives.
 //   thread() lane() warp() threads() block_x() block_y() block_z()     where this thread is
 //   shared_memory()                                                    the block's, as large as its launch asked for
-//   sync_block() sync_warp() shuffle() shuffle_xor() any()             all threads of a block or a warp take part
+//   sync_block() shuffle() shuffle_xor() any()                         all threads of a block or a warp take part
+//   add_shared()                                                       atomic
 //   copy_async() commit_copies() wait_copies<N>()                      16 bytes each, global to shared
 //   load_matrices() load_matrices_transposed() mma()                   fragments as PTX has them: ldmatrix.x4, m16n8k16
 // Two implementations: PTX, and a CPU emulation with a fiber per thread that only tests use.
@@ -22,10 +23,6 @@ namespace cuda {
 template <class T> struct alignas(16) Chunk {
   static constexpr int kCount = 16 / static_cast<int>(sizeof(T));
   T at[kCount];
-};
-
-template <class T> struct Two {
-  T first, second;
 };
 
 NC_DEVICE float warp_sum(float v) {

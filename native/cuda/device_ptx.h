@@ -28,7 +28,6 @@ NC_DEVICE void* shared_memory() {
 }
 
 NC_DEVICE void sync_block() { __syncthreads(); }
-NC_DEVICE void sync_warp() { __syncwarp(); }
 template <class V> NC_DEVICE V shuffle(V v, int from) { return __shfl_sync(0xffffffffu, v, from); }
 template <class V> NC_DEVICE V shuffle_xor(V v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 NC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }

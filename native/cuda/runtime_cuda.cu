@@ -163,8 +163,9 @@ Status count_devices(int* count) {
   if (error == cudaErrorInsufficientDriver) {
     int version = 0;
     cudaDriverGetVersion(&version);
-    const std::string supports = version > 0 ? "supports CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10) : "does not answer";
-    return unavailable("The NVIDIA driver is too old: it " + supports + " and " + std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10) +
+    if (version == 0) return unavailable("There is no NVIDIA driver that answers. Install release 580 or newer.");
+    const std::string supports = std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+    return unavailable("The NVIDIA driver is too old: it supports CUDA " + supports + " and " + std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10) +
                        " is needed. Update it to release 580 or newer.");
   }
   if (error == cudaErrorNoDevice || (error == cudaSuccess && *count == 0)) {

@@ -167,8 +167,6 @@ std::string run(Grid grid, int count, size_t shared_bytes, const std::function<v
 
 void sync_block() { wait_at(block_barrier); }
 
-void sync_warp() { exchange_word(Operation::sync, 0); }
-
 // Which of the two sides this exchange uses. note: in turns, so that a lane can show again before others have read.
 static unsigned begin_exchange(Operation operation) {
   Thread& t = *current;

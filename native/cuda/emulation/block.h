@@ -20,7 +20,7 @@ struct Barrier {
   std::vector<int> waiting;  // threads
 };
 
-enum class Operation : uint8_t { none, sync, shuffle, any, load_matrices, mma };
+enum class Operation : uint8_t { none, shuffle, any, load_matrices, mma };
 
 // What a lane shows to its warp.
 struct Shown {
@@ -70,7 +70,6 @@ extern int block_threads;
 extern unsigned char* shared;
 
 void sync_block();
-void sync_warp();
 // Shows `mine` to the warp and gives what all lanes showed; valid until this lane exchanges again.
 const Shown* exchange(Operation operation, const Shown& mine);
 const uint32_t* exchange_word(Operation operation, uint32_t mine);

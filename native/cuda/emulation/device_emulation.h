@@ -24,7 +24,6 @@ inline int block_z() { return emulation::block.z; }
 inline void* shared_memory() { return emulation::shared; }
 
 inline void sync_block() { emulation::sync_block(); }
-inline void sync_warp() { emulation::sync_warp(); }
 
 template <class V> V shuffle(V v, int from) {
   static_assert(sizeof(V) == sizeof(uint32_t), "one word");

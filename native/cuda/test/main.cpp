@@ -58,7 +58,7 @@ void set_up_emulation(std::vector<Suite>* suites) {
                                  {"descending order", [] { emulation::set_order(Order::descending); }}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"emulation", test_emulation}});
 #else
-  suites->push_back({"model", test_model});
+  suites->push_back({"model", nanochat::cuda::test_model});
 #endif
 }
 

@@ -10,15 +10,15 @@ namespace cuda {
 namespace {
 
 // A row with `count` new tokens after `start` cached ones.
-struct Chunk_ {
+struct NewTokens {
   int start, count;
 };
 
 template <class T> struct Case {
-  Case(int D, int H, int K, int window, const std::vector<Chunk_>& chunks) : D(D), Dp(padded_head_dim(D)), H(H), K(K), window(window), chunks(chunks) {
+  Case(int D, int H, int K, int window, const std::vector<NewTokens>& chunks) : D(D), Dp(padded_head_dim(D)), H(H), K(K), window(window), chunks(chunks) {
     std::vector<Token> list;
     for (size_t r = 0; r < chunks.size(); r++) {
-      const Chunk_& chunk = chunks[r];
+      const NewTokens& chunk = chunks[r];
       const int length = chunk.start + chunk.count, seen_from = first_visible(chunk.start, window);
       const int64_t capacity = length + 3;
       slots.push_back(std::make_unique<Array<T>>(static_cast<size_t>(2 * 2 * K * capacity * Dp)));
@@ -77,7 +77,7 @@ template <class T> struct Case {
   }
 
   int D, Dp, H, K, window;
-  std::vector<Chunk_> chunks;
+  std::vector<NewTokens> chunks;
   int64_t T_ = 0;
   std::vector<std::unique_ptr<Array<T>>> slots;
   std::vector<Row> host_rows, device_rows;
@@ -88,7 +88,7 @@ template <class T> struct Case {
   Memory partial, weights;
 };
 
-void check_prefill(int D, int H, int K, int window, const std::vector<Chunk_>& chunks) {
+void check_prefill(int D, int H, int K, int window, const std::vector<NewTokens>& chunks) {
   Case<bf16> c(D, H, K, window, chunks);
   Array<QueryTile> tiles(c.tiles);
   attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device)}, static_cast<int64_t>(c.tiles.size()));
