@@ -91,6 +91,7 @@ export interface NativeLoadOptions {
   dtype: WeightDtype
   threads: number                  // 0 = physical cores available to the process
   isa?: string                     // force one of info().isas
+  cudaDevice?: number              // on this one of cudaDevices(); default: the CPU
   onProgress?: (phase: 'read' | 'convert' | 'upload', bytes: number, total: number) => void
 }
 
@@ -125,8 +126,17 @@ export interface NativeKernels {
   convert(isa: string, repeat: number, count: number, x: Float32Array, out: Elements): number
 }
 
+/** The CUDA devices of this machine, or why none can be used. `isBroken`: driver and library are there and do not work. */
+export interface CudaDevices {
+  devices: { name: string, bytes: number }[]
+  reason: string | null
+  isBroken: boolean
+}
+
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
+  /** Asks the driver once, off the JavaScript thread. */
+  cudaDevices(): Promise<CudaDevices>
   describe(spec: ModelSpec): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
