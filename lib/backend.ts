@@ -16,7 +16,7 @@ export interface Backend {
   /**
    * What lib/decode.ts does with `forward` and its sampler, for a backend that draws the same tokens without JavaScript in
    * every step: one token per step and row, in all rows, until one is a pause id, for `maxSteps` steps or to the end of the
-   * step that passes `budgetMs`. Resolves to each row's tokens, at least one; all but the last are in the sequence. When it
+   * step that passes `budgetMs` (with CUDA about there, at most 16 steps later). Resolves to each row's tokens, at least one; all but the last are in the sequence. When it
    * fails or `signal` aborts, no sequence has changed.
    */
   decode?(rows: readonly BackendDecodeRow[], options: BackendDecodeOptions): Promise<number[][]>

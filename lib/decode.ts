@@ -42,8 +42,8 @@ export async function decode(backend: Backend, rows: readonly DecodeRow[], optio
   return runs.map((ids) => ({ ids, logprobs: [] }))
 }
 
-/** The steps one by one: what every backend's own `decode` must give. */
-async function decodeByForward(backend: Backend, rows: readonly DecodeRow[], { pauseIds, maxSteps, budgetMs, signal, out }: DecodeOptions): Promise<Run[]> {
+/** The steps one by one: what every backend's own `decode` must give. Takes `maxSteps` of the options only. */
+export async function decodeByForward(backend: Backend, rows: readonly Omit<DecodeRow, 'maxSteps'>[], { pauseIds, maxSteps, budgetMs, signal, out }: DecodeOptions): Promise<Run[]> {
   const V = backend.vocabSize
   const before = rows.map(({ sequence, sampler }) => ({ length: sequence.length, seen: sampler.seen?.ids.length ?? 0 }))
   const runs: Run[] = rows.map(() => ({ ids: [], logprobs: [] }))
@@ -57,7 +57,7 @@ async function decodeByForward(backend: Backend, rows: readonly DecodeRow[], { p
       draws.forEach(({ id, logprobs }, i) => {
         runs[i]?.ids.push(id)
         if (logprobs) runs[i]?.logprobs.push(logprobs)
-        observe((rows[i] as DecodeRow).sampler, id)
+        observe((rows[i] as BackendDecodeRow).sampler, id)
       })
       tokens = draws.map(({ id }) => Int32Array.of(id))
       stops = performance.now() - startedAt >= budgetMs || draws.some(({ id }) => pauseIds.includes(id))

@@ -4,6 +4,8 @@ import binding from './binding.cjs'
 import { findCheckpoint, readCheckpoint, type CheckpointOptions } from './checkpoint/checkpoint.js'
 import { isPackedPath } from './checkpoint/packed.js'
 import { cpuBackend, runJob, typed } from './cpu-backend.js'
+import { cudaBackend } from './cuda-backend.js'
+import { chooseDevice, fallBack } from './device.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type WeightDtype } from './native.js'
@@ -17,9 +19,9 @@ export interface LoadOptions {
   step?: number | undefined
   /** Default: $NANOCHAT_BASE_DIR, else ~/.cache/nanochat. */
   baseDir?: string | undefined
-  /** 'auto' may fall back to the CPU; an explicit device never does. */
+  /** 'auto' takes a GPU where one works, else the CPU; an explicit device never falls back. */
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | undefined
-  /** Weights as held in memory; auto = bfloat16, as trained, or what a packed file has. int8 and int4 are rounded while loading. */
+  /** Weights as held in memory; auto = bfloat16, as trained, or what a packed file has. int8 and int4 are rounded while loading, and for the CPU only. */
   dtype?: 'auto' | WeightDtype | undefined
   /** CPU threads; default: physical cores available to this process. */
   threads?: number | undefined
@@ -116,7 +118,7 @@ async function loadCheckpoint(dir: string, options: LoadOptions): Promise<{ mode
   const { dtype = 'auto' } = options
   if (packed !== undefined && dtype !== 'auto' && dtype !== packed) throw invalidArg('dtype', `'auto' or '${packed}', which ${files.join(', ')} was packed as,`, dtype)
   const model = await newGPT(spec, packed === undefined ? options : { ...options, dtype: packed },
-    (nativeOptions) => native().load(spec, tensors, files, { ...nativeOptions, packed: packed !== undefined }))
+    (nativeOptions) => native().load(spec, tensors, files, { ...nativeOptions, packed: packed !== undefined }), packed !== undefined)
   return { model, meta }
 }
 
@@ -128,7 +130,7 @@ export function checkpointOptions({ step, softcap, windowPattern, ropeTable }: L
   }
 }
 
-async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: NativeLoadOptions) => NativeJob<NativeModel>): Promise<GPT> {
+async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: NativeLoadOptions) => NativeJob<NativeModel>, isForCpu = false): Promise<GPT> {
   const { onProgress, isa, signal } = options
   const dtype = options.dtype === undefined || options.dtype === 'auto' ? 'bfloat16' : options.dtype
   const nativeOptions: NativeLoadOptions = {
@@ -137,11 +139,15 @@ async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: Na
   }
   const { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern } = spec
   typed(() => native().describe(spec))
-  const model = await runJob(() => start(nativeOptions), signal)
+  const onCpu = () => runJob(() => start(nativeOptions), signal)
+  const onCuda = (cudaDevice: number) => runJob(() => start({ ...nativeOptions, cudaDevice }), signal)
+  const choice = await chooseDevice(options.device ?? 'auto', { isForCpu: isForCpu || isa !== undefined || isCpuOnly(dtype) })
+  const { model, device } = choice.cudaDevice === null ? { model: await onCpu(), device: 'cpu' }
+    : await onCuda(choice.cudaDevice).then((model) => ({ model, device: choice.name }), (error: unknown) => fallBack(choice, error, onCpu))
   return new GPT({
-    backend: cpuBackend(model, vocabSize),
+    backend: device === 'cpu' ? cpuBackend(model, vocabSize) : cudaBackend(model, vocabSize, device),
     config: { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern },
-    device: 'cpu', dtype, numParams: model.numParams, memoryBytes: model.memoryBytes, dispose: () => model.dispose()
+    device, dtype, numParams: model.numParams, memoryBytes: model.memoryBytes, dispose: () => model.dispose()
   })
 }
 
@@ -165,14 +171,16 @@ export function checkOptions(options: LoadOptions, keys: readonly string[] = loa
   checkSignal(options.signal)
   if (options.threads !== undefined) checkInteger('threads', options.threads, 1, 1024)
   for (const [key, value] of Object.entries(options)) if (value !== undefined) checkOption(key, value)
+  if (isCpuOnly(options.dtype) && options.device?.startsWith('cuda')) throw invalidArg('dtype', `'auto', 'float32' or 'bfloat16' with device '${options.device}'`, options.dtype)
+}
+
+function isCpuOnly(dtype: LoadOptions['dtype']): boolean {
+  return dtype === 'int8' || dtype === 'int4'
 }
 
 function checkOption(key: string, value: unknown): void {
   if (['modelTag', 'baseDir', 'tokenizerDir', 'isa'].includes(key) && typeof value !== 'string') throw invalidArg(key, 'a string', value)
   if (key === 'onProgress' && typeof value !== 'function') throw invalidArg(key, 'a function', value)
   if (key === 'dtype' && !['auto', 'float32', 'bfloat16', 'int8', 'int4'].includes(String(value))) throw invalidArg(key, "'auto', 'float32', 'bfloat16', 'int8' or 'int4'", value)
-  if (key === 'device' && value !== 'auto' && value !== 'cpu') {
-    if (/^cuda(:\d+)?$/.test(String(value))) throw new NanochatError('ERR_DEVICE_UNAVAILABLE', `Device ${String(value)} is not available: this version computes on the CPU only. Use device 'cpu' or 'auto'.`)
-    throw invalidArg(key, "'auto', 'cpu', 'cuda' or 'cuda:<n>'", value)
-  }
+  if (key === 'device' && !(typeof value === 'string' && /^(?:auto|cpu|cuda|cuda:\d{1,3})$/.test(value))) throw invalidArg(key, "'auto', 'cpu', 'cuda' or 'cuda:<n>'", value)
 }

@@ -94,6 +94,7 @@ export interface NativeLoadOptions {
   threads: number                  // 0 = physical cores available to the process
   isa?: string                     // force one of info().isas
   packed?: boolean                 // the tensors are those of describe(spec, dtype), in one file
+  cudaDevice?: number              // on this one of cudaDevices(); default: the CPU
   onProgress?: NativeProgress
 }
 
@@ -130,8 +131,17 @@ export interface NativeKernels {
   convert(isa: string, repeat: number, count: number, x: Float32Array, out: Elements): number
 }
 
+/** The CUDA devices of this machine, or why none can be used. `isBroken`: driver and library are there and do not work. */
+export interface CudaDevices {
+  devices: { name: string, bytes: number }[]
+  reason: string | null
+  isBroken: boolean
+}
+
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
+  /** Asks the driver once, off the JavaScript thread. */
+  cudaDevices(): Promise<CudaDevices>
   /** With a dtype `tensors` are those of a packed file, in its order; a float32 model's tables may be float32, too. */
   describe(spec: ModelSpec, dtype?: WeightDtype): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>

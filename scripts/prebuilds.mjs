@@ -1,4 +1,5 @@
-// npm run prebuilds [-- --arch arm64]     -> prebuilds/<platform>-<arch>/nanochat.<libc>.node
+// npm run prebuilds [-- --arch arm64] [-- --cuda]     -> prebuilds/<platform>-<arch>/nanochat.<libc>.node
+// --cuda: with the CUDA backend beside it, built by nvcc.
 // Builds the addon from scratch, strips it and files it where node-gyp-build looks. Downloads nothing: the headers are
 // those of the running node. Only through npm run, which puts node-gyp on the PATH.
 import { spawnSync } from 'node:child_process'
@@ -40,6 +41,13 @@ if (built.length !== 1) fail(`Expected one addon in ${folder} but found ${built.
 if (process.platform === 'linux') {
   copyFileSync('build/Release/nanochat-sandbox', join(folder, 'nanochat-sandbox'))
   spawnSync(strip, [join(folder, 'nanochat-sandbox')], { stdio: 'inherit' })
+}
+if (args.includes('--cuda')) {
+  for (const step of [['-S', 'native/cuda', '-B', 'build-cuda'], ['--build', 'build-cuda', '--parallel']]) {
+    if (spawnSync('cmake', step, { stdio: 'inherit' }).status !== 0) fail('The CUDA backend was not built')
+  }
+  copyFileSync('build/Release/nanochat_cuda.so', join(folder, 'nanochat_cuda.so'))
+  spawnSync(strip, ['--strip-all', join(folder, 'nanochat_cuda.so')], { stdio: 'inherit' })
 }
 // prebuildify moves the addon away; a clone goes on with what was just built, not with an older prebuilt one.
 if (!cross) {

@@ -148,12 +148,12 @@ cli('wrong usage: one line, exit code 2', async () => {
 cli('everything else: one line, exit code 1, no stack unless DEBUG', async () => {
   const empty = mkdtempSync(join(tmpdir(), 'nanochat-'))
   const [missing, device, long, traced] = await Promise.all([
-    runCli(['chat', '-p', 'hi'], { env: { NANOCHAT_BASE_DIR: empty } }), runCli(['demo', '--device', 'cuda', 'hi']),
+    runCli(['chat', '-p', 'hi'], { env: { NANOCHAT_BASE_DIR: empty } }), runCli(['demo', '--device', 'cuda:99', 'hi']),
     runCli(['demo', 'word '.repeat(600)]), runCli(['inspect', join(empty, 'a\x1b[2Jb')], { env: { DEBUG: '1' } })
   ])
   rmSync(empty, { recursive: true })
   isOneError(missing, /^error: ERR_CHECKPOINT_NOT_FOUND: .*NANOCHAT_BASE_DIR.*nanochat-node demo/)
-  isOneError(device, /^error: ERR_DEVICE_UNAVAILABLE: Device cuda/)
+  isOneError(device, /^error: ERR_DEVICE_UNAVAILABLE: Device cuda:99/)
   isOneError(long, /^error: ERR_CONTEXT_OVERFLOW: The conversation is \d+ tokens and the model's context is 512/)
   assert.match(traced.stderr, /^error: ERR_CHECKPOINT_NOT_FOUND: .*a\\x1b\[2Jb does not exist.*\n.*\n    at /)
   assert.equal([missing, device, long, traced].map(({ status }) => status), [1, 1, 1, 1])

@@ -35,7 +35,7 @@ test('the demo model is the default', async () => {
   await using loaded = await loadModel()
   assert.is(loaded.model.config.generation, 'G6')
   assert.is(loaded.model.dtype, 'bfloat16')
-  assert.is(loaded.model.device, 'cpu')
+  assert.is(loaded.model.device, (await native().cudaDevices()).devices.length > 0 ? 'cuda:0' : 'cpu')
   assert.is(loaded.model.numParams, 5_243_010)
   assert.is(loaded.tokenizer.getVocabSize(), loaded.model.config.vocabSize)
   assert.is(loaded.meta.step, 2814)
@@ -68,7 +68,8 @@ test('options that are unknown or wrong are errors', async () => {
   const wrong: [object, ErrorCode][] = [
     [{ devise: 'cpu' }, 'ERR_INVALID_ARG'], [{ threads: 0 }, 'ERR_INVALID_ARG'], [{ threads: 1.5 }, 'ERR_INVALID_ARG'], [{ dtype: 'int3' }, 'ERR_INVALID_ARG'],
     [{ dtype: 'float16' }, 'ERR_INVALID_ARG'], [{ isa: 'sse9' }, 'ERR_INVALID_ARG'], [{ signal: {} }, 'ERR_INVALID_ARG'], [{ onProgress: 1 }, 'ERR_INVALID_ARG'],
-    [{ device: 'cuda' }, 'ERR_DEVICE_UNAVAILABLE'], [{ device: 'cuda:1' }, 'ERR_DEVICE_UNAVAILABLE'], [{ device: 'tpu' }, 'ERR_INVALID_ARG'],
+    [{ device: 'cuda:99' }, 'ERR_DEVICE_UNAVAILABLE'], [{ device: 'cuda:x' }, 'ERR_INVALID_ARG'], [{ device: 1 }, 'ERR_INVALID_ARG'], [{ device: 'tpu' }, 'ERR_INVALID_ARG'],
+    [{ device: 'cuda', dtype: 'int8' }, 'ERR_INVALID_ARG'], [{ device: 'cuda:1', dtype: 'int4' }, 'ERR_INVALID_ARG'],
     [{ modelTag: 'd12' }, 'ERR_INVALID_ARG'], [{ softcap: -1 }, 'ERR_INVALID_ARG'], [{ windowPattern: 'X' }, 'ERR_INVALID_ARG'], [{ ropeTable: 'int8' }, 'ERR_INVALID_ARG']
   ]
   for (const [options, code] of wrong) await rejectsWith(code, /./, loadModel('demo', options as LoadOptions))

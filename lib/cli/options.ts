@@ -28,7 +28,7 @@ export const options: Record<string, Option> = {
   'seed': { value: 'n', commands: loading, help: 'default 42: the same seed gives the same text' },
   'max-tokens': { value: 'n', commands: loading, help: "tokens per answer; default: what is left of the model's context" },
   'no-tool': { commands: loading, help: 'run nothing the model writes between python tokens' },
-  'device': { value: 'auto|cpu', commands: loading, help: 'also as --device-type' },
+  'device': { value: 'auto|cpu|cuda[:n]', commands: loading, help: 'also as --device-type' },
   'dtype': { short: 'd', value: 'auto|float32|bfloat16|int8|int4', commands: [...loading, 'quantize'], help: 'weights in memory; auto is bfloat16. For quantize in the file; default int8' },
   'threads': { value: 'n', commands: [...loading, 'quantize'], help: 'default: physical cores' },
   'softcap': { value: 'x', commands: ownModel, help: 'what some older checkpoints do not record, ...' },

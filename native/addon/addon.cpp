@@ -10,6 +10,7 @@
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   nanochat::init_model(env);
   exports.Set("info", Napi::Function::New(env, nanochat::machine_info, "info"));
+  exports.Set("cudaDevices", Napi::Function::New(env, nanochat::cuda_devices, "cudaDevices"));
   exports.Set("describe", Napi::Function::New(env, nanochat::describe, "describe"));
   exports.Set("load", Napi::Function::New(env, nanochat::load, "load"));
   exports.Set("seeded", Napi::Function::New(env, nanochat::seeded, "seeded"));

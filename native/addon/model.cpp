@@ -5,9 +5,10 @@
 #include <unordered_set>
 
 #include "addon/convert.h"
+#include "addon/cuda_backend.h"
+#include "addon/cuda_library.h"
 #include "addon/runner.h"
 #include "addon/samplers.h"
-#include "cpu/decode.h"
 #include "cpu/machine.h"
 #include "cpu/packed_file.h"
 
@@ -19,9 +20,9 @@ constexpr int64_t kMostTokensPerPass = 1 << 20;
 
 // What the JavaScript thread knows of a sequence. While `busy`, the inference thread has `sequence` to itself.
 struct SequenceState {
-  SequenceState(std::shared_ptr<Runner> owner, std::unique_ptr<Sequence> s) : runner(std::move(owner)), sequence(std::move(s)), length(sequence->length()) {}
+  SequenceState(std::shared_ptr<Runner> owner, std::unique_ptr<BackendSequence> s) : runner(std::move(owner)), sequence(std::move(s)), length(sequence->length()) {}
   std::shared_ptr<Runner> runner;
-  std::unique_ptr<Sequence> sequence;
+  std::unique_ptr<BackendSequence> sequence;
   int64_t length;
   bool busy = false;
 };
@@ -127,7 +128,7 @@ class NativeSequence : public Napi::ObjectWrap<NativeSequence> {
 struct Pass {
   std::vector<std::shared_ptr<SequenceState>> sequences;
   std::vector<int32_t> tokens;
-  std::vector<BatchRow> rows;
+  std::vector<BackendRow> rows;
   std::vector<float> logits;
   Napi::ObjectReference model, out;
 
@@ -197,14 +198,13 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   explicit NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "A model is made by load() or seeded().");
     runner_ = *info[0].As<Napi::External<std::shared_ptr<Runner>>>().Data();
-    const CpuModel& model = *runner_->model();
+    const BackendModel& model = *runner_->model();
     config_ = model.config();
     memory_bytes_ = model.memory_bytes();
     matrix_bytes_ = model.matrix_bytes();
     isa_ = model.isa();
     threads_ = runner_->pool().threads();
-    kv_bytes_per_token_ = static_cast<int64_t>(model.page_pool()->page_bytes()) / kPage;
-    page_pool_ = model.page_pool();
+    kv_bytes_per_token_ = model.kv_bytes_per_token();
   }
 
   void Finalize(Napi::BasicEnv env) override {
@@ -231,7 +231,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
 
   Napi::Value new_sequence(const Napi::CallbackInfo& info) {
     expect_usable(info.Env(), runner_->is_closing(), "model");
-    return NativeSequence::create(info.Env(), std::make_shared<SequenceState>(runner_, std::make_unique<Sequence>(page_pool_)));
+    return NativeSequence::create(info.Env(), std::make_shared<SequenceState>(runner_, runner_->model()->new_sequence()));
   }
 
   // The sequences, tokens and counts with which forward and decode begin. `steps`: passes, of which all but the first take
@@ -331,13 +331,9 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     auto job = std::make_shared<Job>();
     auto ids = std::make_shared<std::vector<int32_t>>();
     Runner* runner = runner_.get();
-    job->work = [pass, runner, samplers, limits, logits = decode_logits_, ids, job = job.get()] {
-      CpuModel& model = *runner->model();
-      const int64_t pages_bytes = (limits.max_steps / kPage + 1) * static_cast<int64_t>(model.page_pool()->page_bytes());
-      const int64_t logits_bytes = model.config().vocab_size * static_cast<int64_t>(sizeof(float));
-      const Status status = check_memory(model.pass_bytes(pass->rows) + static_cast<int64_t>(pass->rows.size()) * (pages_bytes + logits_bytes), "pass", "Use fewer rows");
-      if (!status.ok()) return status;
-      return nanochat::decode(model, runner->pool(), pass->rows, *samplers, limits, *logits, job->cancelled, ids.get());
+    job->work = [pass, runner, samplers, limits, ids, job = job.get()] {
+      const Status status = check_memory(runner->model()->decode_bytes(pass->rows, limits.max_steps), "pass", "Use fewer rows");
+      return status.ok() ? runner->model()->decode(pass->rows, *samplers, limits, job->cancelled, ids.get()) : status;
     };
     const auto value = [ids](Napi::Env e) -> Napi::Value {
       auto result = Napi::Int32Array::New(e, ids->size());
@@ -355,10 +351,11 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     const auto progress = Progress::create(runner_.get(), info[2]);
     auto self = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info.This().As<Napi::Object>()));
     self->SuppressDestruct();
-    job->work = [runner = runner_.get(), path = expect_string(info[0], "path"), metadata = expect_string(info[1], "metadata"), progress, job = job.get()] {
-      const CpuModel& model = *runner->model();
+    job->work = [runner = runner_.get(), path = expect_string(info[0], "path"), metadata = expect_string(info[1], "metadata"), progress, job = job.get()]() -> Status {
+      const CpuModel* model = runner->model()->cpu_model();
+      if (!model) return Status::error("ERR_DEVICE_UNAVAILABLE", "A packed file is made on the CPU. Load the checkpoint with device 'cpu'.");
       const auto report = [&](int64_t bytes, int64_t total) { progress->report("write", bytes, total); };
-      return write_packed(packed_tensors(model.config(), model.weights().layers.front().c_qkv.type, &model.weights()), metadata, path, job->cancelled, report);
+      return write_packed(packed_tensors(model->config(), model->weights().layers.front().c_qkv.type, &model->weights()), metadata, path, job->cancelled, report);
     };
     const auto always = [progress, self](Napi::Env, const Status&) {
       progress->end();
@@ -400,8 +397,6 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   }
 
   std::shared_ptr<Runner> runner_;
-  std::shared_ptr<PagePool> page_pool_;
-  std::shared_ptr<std::vector<float>> decode_logits_ = std::make_shared<std::vector<float>>();  // inference thread
   std::unique_ptr<Napi::ObjectReference> disposed_;  // the promise of dispose()
   ModelConfig config_;
   int64_t memory_bytes_ = 0, matrix_bytes_ = 0, kv_bytes_per_token_ = 0;
@@ -413,6 +408,7 @@ struct LoadOptions {
   ComputeType type = ComputeType::bfloat16;
   int threads = 0;
   const Kernels* kernels = nullptr;
+  int cuda_device = -1;  // -1: the CPU
   Napi::Value on_progress;
 };
 
@@ -423,6 +419,10 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
   if (options->threads == 0) options->threads = physical_cores();
   const Napi::Value isa = o.Get("isa");
   options->kernels = isa.IsUndefined() ? find_kernels(nullptr) : &expect_kernels(isa);
+  const Napi::Value cuda_device = o.Get("cudaDevice");
+  if (!cuda_device.IsUndefined()) options->cuda_device = static_cast<int>(expect_integer(cuda_device, "cudaDevice", 0, 1 << 16));
+  const bool is_for_cuda = options->type == ComputeType::float32 || options->type == ComputeType::bfloat16;
+  if (options->cuda_device >= 0 && !is_for_cuda) throw_invalid(value.Env(), "Expected dtype float32 or bfloat16 with cudaDevice.");
   options->on_progress = o.Get("onProgress");
 }
 
@@ -437,14 +437,20 @@ Napi::Value start_load(Napi::Env env, const ModelSpec& spec, const LoadOptions& 
 
   auto job = std::make_shared<Job>();
   Runner* raw = runner.get();
-  job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, cancelled = &job->cancelled]() -> Status {
+  job->work = [raw, config, progress, make_source, type = options.type, kernels = options.kernels, device = options.cuda_device, cancelled = &job->cancelled]() -> Status {
     std::unique_ptr<TensorSource> source;
     Status status = make_source(&source);
-    if (status.ok()) status = check_memory(weight_bytes(config, type, *source), "model", "Use a dtype of fewer bits, a smaller model");
+    if (status.ok() && device < 0) status = check_memory(weight_bytes(config, type, *source), "model", "Use a dtype of fewer bits, a smaller model");
     if (!status.ok()) return status;
-    const char* phase = source->is_packed() ? "read" : "convert";
+    if (device >= 0 && source->is_packed()) return Status::error("ERR_DEVICE_UNAVAILABLE", "A packed file is for the CPU. Use device 'cpu', or the checkpoint it was made from.");
+    const char* phase = device >= 0 ? "upload" : source->is_packed() ? "read" : "convert";
     const auto report = [&](int64_t bytes, int64_t total) { progress->report(phase, bytes, total); };
-    return load_cpu_model(config, type, *source, kernels, {&raw->pool(), cancelled, report}, &raw->model());
+    const LoadContext context{&raw->pool(), cancelled, report};
+    if (device >= 0) return load_cuda_model(device, config, type == ComputeType::bfloat16, *source, context, &raw->model());
+    std::unique_ptr<CpuModel> model;
+    status = load_cpu_model(config, type, *source, kernels, context, &model);
+    if (status.ok()) raw->model() = cpu_backend(std::move(model), &raw->pool());
+    return status;
   };
   const auto value = [runner](Napi::Env e) -> Napi::Value {
     runner->report_external_memory(e);
@@ -510,6 +516,42 @@ Napi::Value seeded(const Napi::CallbackInfo& info) {
     *source = TensorSource::seeded(seed);
     return Status{};
   });
+}
+
+// The devices, or why there are none; asking the driver takes long enough to be done off the JavaScript thread.
+class CudaDevicesWorker final : public Napi::AsyncWorker {
+ public:
+  explicit CudaDevicesWorker(Napi::Env env) : Napi::AsyncWorker(env, "nanochat cuda devices"), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+ private:
+  void Execute() override { cuda_library(); }
+
+  void OnOK() override {
+    const Napi::Env env = Env();
+    const CudaLibrary& library = cuda_library();
+    Napi::Array devices = Napi::Array::New(env, library.devices.size());
+    for (size_t i = 0; i < library.devices.size(); i++) {
+      Napi::Object device = Napi::Object::New(env);
+      device.Set("name", library.devices[i].name);
+      device.Set("bytes", static_cast<double>(library.devices[i].bytes));
+      devices.Set(static_cast<uint32_t>(i), device);
+    }
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("devices", devices);
+    result.Set("reason", library.status.ok() ? env.Null() : Napi::String::New(env, library.status.message));
+    result.Set("isBroken", library.is_broken);
+    deferred_.Resolve(result);
+  }
+
+  Napi::Promise::Deferred deferred_;
+};
+
+Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
+  auto* worker = new CudaDevicesWorker(info.Env());
+  const Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
 }
 
 Napi::Value machine_info(const Napi::CallbackInfo& info) {

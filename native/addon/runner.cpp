@@ -85,7 +85,7 @@ void Runner::close_now(bool environment_ends) {
 }
 
 void Runner::report_external_memory(Napi::BasicEnv env) {
-  const int64_t bytes = model_ ? model_->memory_bytes() + model_->page_pool()->bytes_in_use() : 0;
+  const int64_t bytes = model_ ? model_->memory_bytes() + model_->cache_bytes() : 0;
   if (bytes != reported_bytes_) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - reported_bytes_);
   reported_bytes_ = bytes;
 }

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <thread>
 
-#include "cpu/forward.h"
+#include "addon/backend.h"
 #include "cpu/thread_pool.h"
 
 namespace nanochat {
@@ -39,7 +39,7 @@ class Runner : public std::enable_shared_from_this<Runner> {
 
   // Inference thread, or while no job runs.
   ThreadPool& pool() { return *pool_; }
-  std::unique_ptr<CpuModel>& model() { return model_; }
+  std::unique_ptr<BackendModel>& model() { return model_; }
   // Runs `call` on the JavaScript thread soon.
   void post(std::function<void(Napi::Env)> call);
 
@@ -63,7 +63,7 @@ class Runner : public std::enable_shared_from_this<Runner> {
   int64_t reported_bytes_ = 0;
 
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<CpuModel> model_;
+  std::unique_ptr<BackendModel> model_;
   int threads_ = 1;
   std::thread thread_;
 };

@@ -33,6 +33,20 @@ USE_OLDEST(pthread_mutex_trylock) USE_OLDEST(pthread_mutexattr_init) USE_OLDEST(
 USE_OLDEST(pthread_rwlock_rdlock) USE_OLDEST(pthread_rwlock_wrlock) USE_OLDEST(pthread_rwlock_unlock)
 USE_OLDEST(exp) USE_OLDEST(exp2) USE_OLDEST(log) USE_OLDEST(log2) USE_OLDEST(pow)
 
+#if defined(NANOCHAT_CUDA_LIBRARY) && defined(__x86_64__) /* wanted by the static CUDA runtime */
+USE_OLDEST(dlvsym) USE_OLDEST(pthread_kill) USE_OLDEST(shm_open) USE_OLDEST(shm_unlink)
+USE_OLDEST(pthread_spin_init) USE_OLDEST(pthread_spin_destroy) USE_OLDEST(pthread_spin_lock) USE_OLDEST(pthread_spin_trylock) USE_OLDEST(pthread_spin_unlock)
+USE_OLDEST(pthread_rwlock_init) USE_OLDEST(pthread_rwlock_destroy) USE_OLDEST(pthread_rwlock_tryrdlock) USE_OLDEST(pthread_rwlock_trywrlock)
+USE_OLDEST(pthread_rwlock_timedrdlock) USE_OLDEST(pthread_rwlock_timedwrlock) USE_OLDEST(pthread_rwlockattr_init) USE_OLDEST(pthread_rwlockattr_destroy)
+USE_OLDEST(pthread_rwlockattr_setpshared) USE_OLDEST(pthread_mutexattr_setpshared) USE_OLDEST(pthread_condattr_setpshared)
+USE_OLDEST(sem_init) USE_OLDEST(sem_destroy) USE_OLDEST(sem_post) USE_OLDEST(sem_wait) USE_OLDEST(sem_trywait) USE_OLDEST(sem_timedwait)
+#undef OLDEST
+#define OLDEST "GLIBC_2.3.4"
+USE_OLDEST(dlmopen)
+#undef OLDEST
+#define OLDEST "GLIBC_2.2.5"
+#endif
+
 /* glibc 2.33: fstat was an inline call of __fxstat with the number of the struct's layout.
  * note: prototypes of our own, because sys/stat.h renames fstat where files are 64-bit. */
 #if defined(__x86_64__)

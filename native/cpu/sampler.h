@@ -33,6 +33,9 @@ class Sampler {
   // Tells the repetition penalty that `id` is now part of the row.
   void observe(int32_t id);
 
+  const SamplingParams& params() const { return params_; }
+  uint32_t row() const { return row_; }
+
  private:
   void add_bias_and_penalty(float* logits) const;
   void divide_by_temperature(float* logits);

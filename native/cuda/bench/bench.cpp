@@ -1,0 +1,140 @@
+// nc_gpu_bench [depths] [batches] [context] [prompts]        e.g. nc_gpu_bench 12,20,32 1,8,32,128 1024 512,2048
+// Seeded models of nanochat's shapes (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
+// table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
+// every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+
+#include "cuda/forward.h"
+#include "cuda/seeded.h"
+
+namespace nanochat {
+namespace cuda {
+
+namespace {
+
+constexpr int kRepeats = 9, kSteps = 32;
+const uint8_t never = 0;
+
+std::vector<int> numbers(const char* text) {
+  std::vector<int> out;
+  std::stringstream stream(text);
+  for (std::string item; std::getline(stream, item, ',');) out.push_back(std::atoi(item.c_str()));
+  return out;
+}
+
+template <class F> double median_ms(const F& run) {
+  std::vector<double> times;
+  for (int i = 0; i < kRepeats; i++) {
+    const auto start = std::chrono::steady_clock::now();
+    run();
+    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
+  return times[kRepeats / 2];
+}
+
+double step_bytes(const ModelConfig& c, int64_t rows, int64_t context) {
+  const double matrices = static_cast<double>(c.n_layer) * (static_cast<double>(c.qkv_dim()) * c.n_embd + static_cast<double>(c.n_embd) * c.n_embd + 2.0 * c.mlp_hidden * c.n_embd) +
+                          static_cast<double>(c.vocab_size) * c.n_embd;
+  double keys = 0;
+  for (int window : c.windows) keys += static_cast<double>(window < 0 ? context : std::min<int64_t>(context, window + 1));
+  return 2 * (matrices + static_cast<double>(rows) * keys * 2 * c.kv_dim());
+}
+
+struct Bench {
+  std::unique_ptr<Model> model;
+  std::vector<int32_t> ids;
+  std::string json;
+  double bandwidth;
+
+  void check(const Status& status) {
+    if (status.ok()) return;
+    std::fprintf(stderr, "%s: %s\n", status.code, status.message.c_str());
+    std::exit(1);
+  }
+
+  void append(Sequence& sequence, int64_t count, WantedLogits wanted) {
+    std::vector<float> out(static_cast<size_t>(model->config().vocab_size));
+    check(model->forward({{&sequence, ids.data(), count, wanted}}, out.data(), &never));
+  }
+
+  void decode(int depth, int batch, int context) {
+    Sequence prompt(model->slots());
+    for (int64_t done = 0; done < context; done += 256) append(prompt, std::min<int64_t>(256, context - done), WantedLogits::none);
+    std::vector<std::unique_ptr<Sequence>> rows;
+    std::vector<BatchRow> all;
+    for (int r = 0; r < batch; r++) {
+      rows.push_back(prompt.fork());
+      all.push_back({rows.back().get(), ids.data() + r, 1, WantedLogits::last});
+    }
+    const auto run = [&] {
+      std::vector<std::vector<int32_t>> drawn;
+      check(model->decode(all, std::vector<Draw>(static_cast<size_t>(batch), Draw{1, 0, 42, 0, 0, kSteps, 0}), {}, &drawn, &never));
+      for (const auto& row : rows) row->truncate(context);
+    };
+    run();  // slots become the rows' own, and the step is captured
+    const double ms = median_ms(run) / kSteps, floor_ms = step_bytes(model->config(), batch, context) / bandwidth / 1e6;
+    std::printf("d%-3d decode  batch %-4d context %-5d %9.3f ms/step %11.0f tok/s %6.1f %% of floor\n", depth, batch, context, ms, batch / ms * 1e3, 100 * floor_ms / ms);
+    add("{\"depth\":%d,\"what\":\"decode\",\"batch\":%d,\"context\":%d,\"ms\":%.5f,\"floorMs\":%.5f}", depth, batch, context, ms, floor_ms);
+  }
+
+  void prefill(int depth, int length) {
+    const double ms = median_ms([&] {
+      Sequence sequence(model->slots());
+      append(sequence, length, WantedLogits::last);
+    });
+    std::printf("d%-3d prefill %-5d                   %9.3f ms      %11.0f tok/s\n", depth, length, ms, length / ms * 1e3);
+    add("{\"depth\":%d,\"what\":\"prefill\",\"tokens\":%d,\"ms\":%.5f}", depth, length, ms);
+  }
+
+  template <class... A> void add(const char* format, A... values) {
+    char text[256];
+    std::snprintf(text, sizeof text, format, values...);
+    json += (json.empty() ? "" : ",") + std::string(text);
+  }
+};
+
+}  // namespace
+
+int bench(const std::vector<int>& depths, const std::vector<int>& batches, int context, const std::vector<int>& prompts) {
+  std::string name;
+  int64_t bytes = 0;
+  Bench b;
+  int count = 0;
+  b.check(count_devices(&count));
+  b.check(describe_device(0, &name, &bytes));
+  const char* bandwidth = std::getenv("NC_BANDWIDTH");
+  b.bandwidth = bandwidth ? std::atof(bandwidth) : 4300;
+  std::printf("%s, %lld MB; floor at %.0f GB/s\n", name.c_str(), static_cast<long long>(bytes >> 20), b.bandwidth);
+  for (int i = 0; i < 8192; i++) b.ids.push_back(i * 37 % 251);
+  for (int depth : depths) {
+    ModelSpec spec;
+    spec.sequence_len = 2048;
+    spec.vocab_size = depth < 4 ? 256 : 32768;
+    spec.n_layer = depth;
+    spec.n_embd = 64 * depth;
+    spec.n_head = spec.n_kv_head = std::max(1, depth / 2);
+    spec.window_pattern = "SSSL";
+    ModelConfig config;
+    b.check(make_config(spec, &config));
+    const auto tensors = TensorSource::seeded(1);
+    b.check(load_model(0, config, true, seeded_source(*tensors), &b.model));
+    for (int batch : batches) b.decode(depth, batch, context);
+    for (int length : prompts) b.prefill(depth, length);
+  }
+  std::printf("{\"device\":\"%s\",\"bandwidth\":%.0f,\"rows\":[%s]}\n", name.c_str(), b.bandwidth, b.json.c_str());
+  return 0;
+}
+
+}  // namespace cuda
+}  // namespace nanochat
+
+int main(int argc, char** argv) {
+  using namespace nanochat::cuda;
+  const auto argument = [&](int i, const char* fallback) { return argc > i ? argv[i] : fallback; };
+  return bench(numbers(argument(1, "12,20")), numbers(argument(2, "1,8,32,128")), std::atoi(argument(3, "1024")), numbers(argument(4, "512,2048")));
+}

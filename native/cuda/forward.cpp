@@ -1,0 +1,363 @@
+// The forward pass, MODEL.md 1. Letters: T tokens of the pass, B rows, C n_embd, H n_head, K n_kv_head, D head_dim, V vocab.
+#include "cuda/forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <type_traits>
+
+namespace nanochat {
+namespace cuda {
+
+namespace {
+
+constexpr int64_t kSlab = 256;       // rows of logits, and queries of split attention, at a time
+constexpr int64_t kFewQueries = 4;   // new tokens of a row up to which each is a query of its own
+
+// Tokens [from, from + count) of a pass.
+struct Range {
+  int64_t from, count;
+};
+
+// What the kernels of one pass work on; all pointers are the device's.
+struct Pass {
+  const Token* tokens;      // (T)
+  const Row* rows;          // (B)
+  int64_t T_;
+  int longest;              // largest position; -1: not known, as in a captured step
+  std::vector<Range> few;   // whose queries stand alone
+  const QueryTile* tiles;   // of the others
+  int64_t tile_count;
+};
+
+template <class T> class ModelOf final : public Model {
+ public:
+  Status load(int device, const ModelConfig& config, const Source& source) {
+    config_ = config;
+    Dp_ = padded_head_dim(config_.head_dim);
+    if (Dp_ == 0) {
+      return Status::error("ERR_DEVICE_UNAVAILABLE", "The CUDA kernels take a head_dim of up to 128 and this model has " + std::to_string(config_.head_dim) + ". Use device 'cpu'.");
+    }
+    std::unique_ptr<Stream> opened;
+    Status status = Stream::open(device, &opened);
+    if (!status.ok()) return status;
+    stream_ = std::move(opened);
+    memory_bytes_ = weight_bytes<T>(config_, source);
+    const int64_t free = stream_->free_bytes();
+    if (stream_->ok() && memory_bytes_ > free) {
+      return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + std::to_string(memory_bytes_ >> 20) + " MB and " + std::to_string(free >> 20) +
+                           " MB are free on the device. Use dtype bfloat16, a smaller model or a device with more memory.");
+    }
+    slots_ = std::make_shared<SlotShape>();
+    slots_->stream = stream_;
+    slots_->heads = int64_t{2} * config_.n_layer * config_.n_kv_head;
+    slots_->position_bytes = Dp_ * static_cast<int64_t>(sizeof(T));
+    status = load_weights<T>(config_, source, stream_, &w_);
+    if (!status.ok()) return status;
+    std::vector<float> inv_freq;
+    for (int i = 0; i < config_.head_dim / 2; i++) {
+      const float exponent = static_cast<float>(2 * i) / static_cast<float>(config_.head_dim);
+      inv_freq.push_back(1.0f / static_cast<float>(std::pow(static_cast<double>(config_.rope_base), static_cast<double>(exponent))));
+    }
+    inv_freq_ = Memory(stream_, inv_freq.size() * sizeof(float));
+    stream_->to_device(inv_freq_.template as<void>(), inv_freq.data(), inv_freq.size() * sizeof(float));
+    stream_->synchronize();
+    return stream_->take_status();
+  }
+
+  Status forward(const std::vector<BatchRow>& batch, float* out, const volatile uint8_t* cancelled) override {
+    stream_->enter();
+    begin(batch, 0);
+    run(pass_);
+    for (int64_t from = 0; from < logits_rows_ && stream_->ok(); from += kSlab) {
+      const int64_t count = std::min(kSlab, logits_rows_ - from);
+      lm_head(picked_ + from, count, logits_.template as<float>());
+      stream_->to_host(out + from * config_.vocab_size, logits_.template as<void>(), static_cast<size_t>(count * config_.vocab_size) * sizeof(float));
+      stream_->synchronize();
+    }
+    stream_->synchronize();
+    const Status status = end(cancelled);
+    if (status.ok()) for (const BatchRow& row : batch) row.sequence->append(row.tokens, row.count);
+    return status;
+  }
+
+  Status decode(const std::vector<BatchRow>& batch, std::vector<Draw> draws, const std::vector<int32_t>& pause_ids, std::vector<std::vector<int32_t>>* drawn,
+                const volatile uint8_t* cancelled) override {
+    stream_->enter();
+    const int64_t B = static_cast<int64_t>(batch.size());
+    int steps = 0;
+    for (const Draw& draw : draws) steps = std::max(steps, draw.steps_left);
+    begin(batch, steps - 1);
+    begin_draws(batch, draws, pause_ids);
+    run(pass_);
+    lm_head(picked_, B, logits_.template as<float>());
+    draw_tokens(B);
+    const Graph* step = steps > 1 ? captured_step(B) : nullptr;
+    for (int s = 1; s < steps && step && !*cancelled; s++) stream_->replay(*step);
+    std::vector<int32_t> ids(static_cast<size_t>(steps * B));
+    stream_->to_host(ids.data(), drawn_.template as<void>(), ids.size() * sizeof(int32_t));
+    stream_->to_host(draws.data(), draws_.template as<void>(), draws.size() * sizeof(Draw));
+    stream_->synchronize();
+    const Status status = end(cancelled);
+    if (!status.ok()) return status;
+    drawn->assign(batch.size(), {});
+    for (size_t r = 0; r < batch.size(); r++) {
+      for (int s = 0; s < draws[r].taken; s++) (*drawn)[r].push_back(ids[static_cast<size_t>(s * B) + r]);
+      batch[r].sequence->append(batch[r].tokens, batch[r].count);
+      batch[r].sequence->append((*drawn)[r].data(), draws[r].taken - 1);
+    }
+    return {};
+  }
+
+ private:
+  // Lays the batch out for the device: tokens, rows, query tiles and the tokens whose logits are wanted, in one piece.
+  void begin(const std::vector<BatchRow>& batch, int64_t more_positions) {
+    std::vector<Token> tokens;
+    std::vector<Row> rows;
+    std::vector<QueryTile> tiles;
+    std::vector<int32_t> picked;
+    std::vector<Range> few;
+    pass_.longest = 0;
+    for (const BatchRow& row : batch) {
+      row.sequence->reserve(row.count + more_positions);
+      if (!stream_->ok()) return;
+      const int32_t r = static_cast<int32_t>(rows.size()), first = static_cast<int32_t>(tokens.size()), start = static_cast<int32_t>(row.sequence->length());
+      const int32_t count = static_cast<int32_t>(row.count);
+      int32_t previous = start > 0 ? row.sequence->ids().back() : -1;
+      rows.push_back(row.sequence->row());
+      for (int32_t t = 0; t < count; t++) {
+        if (row.logits == WantedLogits::all || (row.logits == WantedLogits::last && t == count - 1)) picked.push_back(first + t);
+        tokens.push_back({row.tokens[t], previous, start + t, r});
+        previous = row.tokens[t];
+      }
+      pass_.longest = std::max(pass_.longest, start + count - 1);
+      if (std::is_same<T, bf16>::value && count > kFewQueries) {
+        for (int32_t t = 0; t < count; t += kTileQueries) tiles.push_back({r, first + t, std::min<int32_t>(kTileQueries, count - t), start + t});
+      } else if (!few.empty() && few.back().from + few.back().count == first) {
+        few.back().count += count;
+      } else {
+        few.push_back({first, count});
+      }
+    }
+    pass_.T_ = static_cast<int64_t>(tokens.size());
+    pass_.few = std::move(few);
+    pass_.tile_count = static_cast<int64_t>(tiles.size());
+    logits_rows_ = static_cast<int64_t>(picked.size());
+    last_tokens_.clear();
+    for (size_t r = 0, t = 0; r < batch.size(); r++) last_tokens_.push_back(tokens[(t += static_cast<size_t>(batch[r].count)) - 1]);
+    resize_scratch(std::max<int64_t>(pass_.T_, 1));
+
+    const size_t sizes[] = {tokens.size() * sizeof(Token), rows.size() * sizeof(Row), tiles.size() * sizeof(QueryTile), picked.size() * sizeof(int32_t)};
+    const void* parts[] = {tokens.data(), rows.data(), tiles.data(), picked.data()};
+    size_t at[5] = {};
+    for (int i = 0; i < 4; i++) at[i + 1] = at[i] + static_cast<size_t>(pad_to(static_cast<int64_t>(sizes[i]), 16));
+    if (staging_.bytes() < at[4]) {
+      staging_ = Pinned(stream_, at[4]);
+      batch_data_ = Memory(stream_, at[4]);
+    }
+    if (!stream_->ok()) return;
+    for (int i = 0; i < 4; i++) std::copy_n(static_cast<const char*>(parts[i]), sizes[i], staging_.template as<char>() + at[i]);
+    stream_->to_device(batch_data_.template as<void>(), staging_.template as<void>(), at[4]);
+    const char* data = batch_data_.template as<char>();
+    pass_.tokens = reinterpret_cast<const Token*>(data + at[0]);
+    pass_.rows = reinterpret_cast<const Row*>(data + at[1]);
+    pass_.tiles = reinterpret_cast<const QueryTile*>(data + at[2]);
+    picked_ = reinterpret_cast<const int32_t*>(data + at[3]);
+  }
+
+  // note: the step's own arrays stay where they are, because captured steps know their addresses.
+  void begin_draws(const std::vector<BatchRow>& batch, const std::vector<Draw>& draws, const std::vector<int32_t>& pause_ids) {
+    if (!draws_.bytes()) {
+      draws_ = Memory(stream_, kMostDecodeRows * sizeof(Draw));
+      step_tokens_ = Memory(stream_, kMostDecodeRows * sizeof(Token));
+      step_rows_ = Memory(stream_, kMostDecodeRows * sizeof(Row));
+      every_row_ = Memory(stream_, kMostDecodeRows * sizeof(int32_t));
+      pause_ids_ = Memory(stream_, (1 + kMostPauseIds) * sizeof(int32_t));
+      drawn_ = Memory(stream_, size_t{kMostSteps} * kMostDecodeRows * sizeof(int32_t));
+      std::vector<int32_t> every;
+      for (int i = 0; i < kMostDecodeRows; i++) every.push_back(i);
+      stream_->to_device(every_row_.template as<void>(), every.data(), every.size() * sizeof(int32_t));
+      stream_->synchronize();
+    }
+    if (!stream_->ok()) return;
+    for (size_t r = 0; r < batch.size(); r++) step_row_list_[r] = batch[r].sequence->row();
+    pause_list_.assign(1, static_cast<int32_t>(pause_ids.size()));
+    pause_list_.insert(pause_list_.end(), pause_ids.begin(), pause_ids.end());
+    for (Token& token : last_tokens_) token.row = static_cast<int32_t>(&token - last_tokens_.data());
+    stream_->to_device(draws_.template as<void>(), draws.data(), draws.size() * sizeof(Draw));
+    stream_->to_device(step_tokens_.template as<void>(), last_tokens_.data(), last_tokens_.size() * sizeof(Token));
+    stream_->to_device(step_rows_.template as<void>(), step_row_list_, batch.size() * sizeof(Row));
+    stream_->to_device(pause_ids_.template as<void>(), pause_list_.data(), pause_list_.size() * sizeof(int32_t));
+  }
+
+  void resize_scratch(int64_t T_) {
+    const auto& c = config_;
+    const int64_t hidden = pad_to(c.mlp_hidden, kRowUnit), slab = std::min(T_, kSlab);
+    if (T_ > capacity_) {
+      steps_.clear();
+      capacity_ = 0;
+      const auto floats = [&](int64_t per_token) { return Memory(stream_, static_cast<size_t>(T_ * per_token) * sizeof(float)); };
+      const auto padded = [&](int64_t per_token) {  // zeros beyond each row's width stay zeros
+        Memory memory(stream_, static_cast<size_t>(T_ * per_token) * sizeof(T));
+        stream_->zero(memory.template as<void>(), memory.bytes());
+        return memory;
+      };
+      x_ = floats(c.n_embd);
+      x0_ = floats(c.n_embd);
+      x_backout_ = floats(c.n_embd);
+      qkv_ = floats(c.qkv_dim());
+      cos_ = floats(c.head_dim / 2);
+      sin_ = floats(c.head_dim / 2);
+      n_ = padded(stride());
+      y_ = padded(stride());
+      q_ = padded(int64_t{c.n_head} * Dp_);
+      hidden_ = padded(hidden);
+      if (stream_->ok()) capacity_ = T_;
+    }
+    if (slab > slab_) {
+      steps_.clear();
+      slab_ = 0;
+      partial_ = Memory(stream_, static_cast<size_t>(slab * c.n_head * kMaxSplits * Dp_) * sizeof(float));
+      weights_ = Memory(stream_, static_cast<size_t>(slab * c.n_head * kMaxSplits * 2) * sizeof(float));
+      logits_ = Memory(stream_, static_cast<size_t>(slab * c.vocab_size) * sizeof(float));
+      if (stream_->ok()) slab_ = slab;
+    }
+  }
+
+  void run(const Pass& pass) {
+    if (!stream_->ok()) return;
+    const auto& c = config_;
+    const int64_t T_ = pass.T_;
+    float* x = x_.template as<float>();
+    float* x0 = x0_.template as<float>();
+    T* n = n_.template as<T>();
+    T* y = y_.template as<T>();
+    T* hidden = hidden_.template as<T>();
+
+    cuda::rope_table(*stream_, {pass.tokens, inv_freq_.template as<float>(), c.head_dim / 2, c.rope_table_bf16, cos_.template as<float>(), sin_.template as<float>()}, T_);
+    cuda::embed(*stream_, {pass.tokens, w_.wte.data.template as<void>(), w_.wte.is_bf16, c.n_embd, c.norm_eps, w_.smear_gate.template as<float>(), w_.smear_lambda, x, x0}, T_);
+    for (int l = 0; l < c.n_layer; l++) {
+      const LayerWeights<T>& layer = w_.layers[static_cast<size_t>(l)];
+      // x = resid_lambda x + x0_lambda x0;  n = norm(x)
+      mix_norm<T>(*stream_, {x, c.has_lambdas ? x0 : nullptr, layer.resid_lambda, layer.x0_lambda, nullptr, c.n_embd, c.norm_eps, n, stride()}, T_);
+      product(layer.c_qkv, n, T_, Epilogue::store, qkv_.template as<float>(), c.qkv_dim());
+      append_keys_and_values(l, layer, pass);
+      attention(l, pass);
+      product(layer.c_proj, y, T_, Epilogue::add, x, c.n_embd);                     // x = x + c_proj y
+      mix_norm<T>(*stream_, {x, nullptr, 1, 0, nullptr, c.n_embd, c.norm_eps, n, stride()}, T_);
+      product(layer.c_fc, n, T_, Epilogue::relu2, hidden, layer.mlp_c_proj.stride);
+      product(layer.mlp_c_proj, hidden, T_, Epilogue::add, x, c.n_embd);            // x = x + mlp.c_proj relu(mlp.c_fc n)^2
+      if (c.has_smear && l == c.n_layer / 2) keep_backout(T_);
+    }
+  }
+
+  // q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache, q to q_.
+  void append_keys_and_values(int l, const LayerWeights<T>& layer, const Pass& pass) {
+    const auto& c = config_;
+    append_kv<T>(*stream_, {pass.tokens, pass.rows, qkv_.template as<float>(), cos_.template as<float>(), sin_.template as<float>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l,
+                            c.norm_eps, c.qk_scale, q_.template as<T>(), layer.value_embeds.data.template as<void>(), layer.value_embeds.is_bf16,
+                            layer.ve_gate.template as<float>(), c.ve_gate_channels, c.ve_gate_scale, n_.template as<T>(), stride()}, pass.T_);
+  }
+
+  // y = attention(q, k, v): query i sees keys max(0, i - w)..i.
+  void attention(int l, const Pass& pass) {
+    const auto& c = config_;
+    const int window = c.windows[static_cast<size_t>(l)], most = pass.longest < 0 ? window + 1 : pass.longest - first_visible(pass.longest, window) + 1;
+    const int splits = most > 0 ? split_count(most) : kMaxSplits;
+    const Attention<T> whole{pass.tokens, pass.rows, q_.template as<T>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l, window, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+                             partial_.template as<float>(), weights_.template as<float>(), y_.template as<T>(), stride()};
+    for (const Range& range : pass.few) {
+      for (int64_t from = range.from; from < range.from + range.count; from += kSlab) {
+        Attention<T> slab = whole;
+        slab.tokens += from;
+        slab.q += from * c.n_head * Dp_;
+        slab.y += from * stride();
+        attention_decode<T>(*stream_, slab, std::min(kSlab, range.from + range.count - from), splits);
+      }
+    }
+    if constexpr (std::is_same<T, bf16>::value) {
+      if (pass.tile_count > 0) attention_prefill(*stream_, {whole, pass.tiles}, pass.tile_count);
+    }
+  }
+
+  void keep_backout(int64_t T_) {
+    const size_t bytes = static_cast<size_t>(T_ * config_.n_embd) * sizeof(float);
+    stream_->copy_rows(x_backout_.template as<void>(), bytes, x_.template as<void>(), bytes, bytes, 1);
+  }
+
+  // x = x - backout_lambda x_backout;  logits = cap * tanh(lm_head norm(x) / cap), for `rows` picked tokens.
+  void lm_head(const int32_t* picked, int64_t rows, float* logits) {
+    const auto& c = config_;
+    mix_norm<T>(*stream_, {x_.template as<float>(), c.has_smear ? x_backout_.template as<float>() : nullptr, 1, -w_.backout_lambda, picked, c.n_embd, c.norm_eps,
+                           n_.template as<T>(), stride()}, rows);
+    product(w_.lm_head, n_.template as<T>(), rows, Epilogue::softcap, logits, c.vocab_size);
+  }
+
+  void draw_tokens(int64_t B) {
+    sample(*stream_, {logits_.template as<float>(), config_.vocab_size, static_cast<int>(B), draws_.template as<Draw>(), step_tokens_.template as<Token>(),
+                      pause_ids_.template as<int32_t>(), drawn_.template as<int32_t>()});
+  }
+
+  // One decoding step of B rows, all of whose state is on the device.
+  const Graph* captured_step(int64_t B) {
+    auto found = steps_.find(B);
+    if (found == steps_.end()) {
+      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, {{0, B}}, nullptr, 0};
+      auto graph = stream_->capture([&] {
+        run(pass);
+        lm_head(every_row_.template as<int32_t>(), B, logits_.template as<float>());
+        draw_tokens(B);
+      });
+      found = steps_.emplace(B, std::move(graph)).first;
+    }
+    return found->second.get();
+  }
+
+  Status end(const volatile uint8_t* cancelled) {
+    Status status = stream_->take_status();
+    if (!status.ok()) steps_.clear();
+    if (status.ok() && *cancelled) status = Status::error("ERR_ABORTED", "The pass was aborted.");
+    return status;
+  }
+
+  // y (rows, outputs) = epilogue(x w^T)
+  void product(const Matrix<T>& w, const T* x, int64_t rows, Epilogue epilogue, void* y, int64_t y_stride) {
+    matmul<T>(*stream_, {x, w.data.template as<T>(), w.stride, y, y_stride, static_cast<int>(rows), w.outputs, epilogue, config_.softcap});
+  }
+
+  int64_t stride() const { return pad_to(config_.n_embd, kRowUnit); }
+
+  int Dp_ = 0;
+  Weights<T> w_;
+  Memory inv_freq_;                                            // (D / 2)
+  Memory x_, x0_, x_backout_, qkv_, cos_, sin_;                // float: (T, C) three times, (T, (H + 2K) D), (T, D / 2) twice
+  Memory n_, q_, y_, hidden_;                                  // T: (T, C), (T, H, Dp), (T, C), (T, hidden), rows padded
+  Memory partial_, weights_, logits_;                          // float, for kSlab rows
+  int64_t capacity_ = 0, slab_ = 0;
+
+  Pass pass_;
+  Pinned staging_;
+  Memory batch_data_;
+  const int32_t* picked_ = nullptr;
+  int64_t logits_rows_ = 0;
+  std::vector<Token> last_tokens_;                             // (B)
+
+  Memory draws_, step_tokens_, step_rows_, every_row_, pause_ids_, drawn_;
+  Row step_row_list_[kMostDecodeRows];
+  std::vector<int32_t> pause_list_;
+  std::map<int64_t, std::unique_ptr<Graph>> steps_;            // by number of rows
+};
+
+}  // namespace
+
+Status load_model(int device, const ModelConfig& config, bool is_bf16, const Source& source, std::unique_ptr<Model>* model) {
+  const auto load = [&](auto loaded) {
+    const Status status = loaded->load(device, config, source);
+    if (status.ok()) *model = std::move(loaded);
+    return status;
+  };
+  return is_bf16 ? load(std::make_unique<ModelOf<bf16>>()) : load(std::make_unique<ModelOf<float>>());
+}
+
+}  // namespace cuda
+}  // namespace nanochat

@@ -1,0 +1,86 @@
+// The arithmetic of places: pure functions that kernels, host and tests share. No device needed to check them.
+#pragma once
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define NC_BOTH __host__ __device__
+#else
+#define NC_BOTH
+#endif
+
+namespace nanochat {
+namespace cuda {
+
+constexpr int kWarp = 32;
+constexpr int kRowUnit = 64;    // rows of matrices and of activations that enter a product are padded to this, with zeros
+constexpr int kMaxSplits = 16;  // pieces of one query's keys
+constexpr int kLeastSplit = 128;  // keys
+
+NC_BOTH constexpr int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+NC_BOTH constexpr int64_t pad_to(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
+
+// The head dimensions that kernels are compiled for; 0: none is large enough.
+NC_BOTH constexpr int padded_head_dim(int D) { return D <= 32 ? 32 : D <= 64 ? 64 : D <= 128 ? 128 : 0; }
+
+// Where 16-byte chunk `chunk` of row `row` lies in a shared tile of `kChunks` chunks per row: eight rows of one chunk, as
+// ldmatrix reads them, fall into different banks.
+template <int kChunks> NC_BOTH constexpr int swizzle(int row, int chunk) {
+  static_assert(kChunks == 4 || kChunks % 8 == 0, "rows of 64 bytes or of multiples of 128");
+  return row * kChunks + (kChunks == 4 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7));
+}
+
+// First key that the query at `position` sees; the last is its own.
+NC_BOTH constexpr int first_visible(int position, int window) { return window < 0 || position <= window ? 0 : position - window; }
+
+// How a query's visible keys are split. note: of their number alone, so that a row's sums do not depend on its batch.
+NC_BOTH constexpr int keys_per_split(int visible) {
+  const int even = static_cast<int>(pad_to(divide_up(visible, kMaxSplits), 64));
+  return even < kLeastSplit ? kLeastSplit : even;
+}
+NC_BOTH constexpr int split_count(int visible) { return static_cast<int>(divide_up(visible, keys_per_split(visible))); }
+
+// A float as an unsigned integer of the same order; -0 and 0 are equal.
+NC_BOTH constexpr uint32_t ordered_bits(uint32_t bits) { return bits == 0x80000000u ? 0x80000000u : bits & 0x80000000u ? ~bits : bits | 0x80000000u; }
+
+struct PhiloxWords {
+  uint32_t word[4];
+};
+
+// One block of Philox4x32-10 (Salmon et al. 2011), MODEL.md 5.
+NC_BOTH constexpr PhiloxWords philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+  for (int round = 0; round < 10; round++) {
+    const uint64_t p0 = uint64_t{0xd2511f53u} * c0, p1 = uint64_t{0xcd9e8d57u} * c2;
+    const uint32_t high0 = static_cast<uint32_t>(p0 >> 32), high1 = static_cast<uint32_t>(p1 >> 32);
+    c0 = high1 ^ c1 ^ key0;
+    c1 = static_cast<uint32_t>(p1);
+    c2 = high0 ^ c3 ^ key1;
+    c3 = static_cast<uint32_t>(p0);
+    key0 += 0x9e3779b9u;
+    key1 += 0xbb67ae85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+struct CosSin {
+  double cos, sin;
+};
+
+// cos and sin of an angle of 0 to 2^24, to 1e-9: reduced by multiples of pi/2, then Taylor series on [-pi/4, pi/4].
+// note: the library's own functions keep a table in local memory for large angles.
+NC_BOTH constexpr CosSin cos_sin(double angle) {
+  const int64_t quarter = static_cast<int64_t>(angle * 0.63661977236758134308 + 0.5);
+  // pi/2 in two parts, the first with 33 significant bits: its multiples are exact
+  const double x = (angle - static_cast<double>(quarter) * 1.57079632673412561417e+00) - static_cast<double>(quarter) * 6.07710050650619224932e-11;
+  const double z = x * x;
+  const double s = x * (1 + z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800))))));
+  const double c = 1 + z * (-0.5 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 + z * (1.0 / 479001600))))));
+  switch (quarter & 3) {
+    case 0: return {c, s};
+    case 1: return {-s, c};
+    case 2: return {-c, -s};
+    default: return {s, -c};
+  }
+}
+
+}  // namespace cuda
+}  // namespace nanochat

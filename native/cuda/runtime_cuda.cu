@@ -1,0 +1,188 @@
+// The host's side of an NVIDIA GPU.
+#include <cuda_runtime.h>
+
+#include <cstdlib>
+#include <vector>
+
+#include "cuda/runtime.h"
+
+namespace nanochat {
+namespace cuda {
+
+namespace {
+
+constexpr size_t kFreeShared = 48 << 10;  // bytes of shared memory that a kernel gets without asking
+
+std::string text_of(cudaError_t error) { return std::string(cudaGetErrorName(error)) + " (" + cudaGetErrorString(error) + ")"; }
+
+struct CudaGraph final : Graph {
+  ~CudaGraph() override { cudaGraphExecDestroy(executable); }
+  cudaGraphExec_t executable = nullptr;
+};
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(int device) : device_(device), waits_for_each_(std::getenv("NANOCHAT_CUDA_SYNC") != nullptr) {}
+
+  ~CudaStream() override {
+    cudaSetDevice(device_);
+    if (!stream_) return;
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+    cudaStreamDestroy(capturing_);
+    cudaMemPool_t pool;
+    if (cudaDeviceGetDefaultMemPool(&pool, device_) == cudaSuccess) cudaMemPoolTrimTo(pool, 0);
+  }
+
+  Status open() {
+    check(cudaSetDevice(device_), "opening the device");
+    if (ok()) check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "opening the device");
+    // note: a stream of its own, so that memory freed by another thread meanwhile does not become part of the graph
+    if (ok()) check(cudaStreamCreateWithFlags(&capturing_, cudaStreamNonBlocking), "opening the device");
+    cudaMemPool_t pool;
+    uint64_t keep = UINT64_MAX;
+    if (ok()) check(cudaDeviceGetDefaultMemPool(&pool, device_), "opening the device");
+    if (ok()) check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "opening the device");
+    target_ = stream_;
+    return take_status();
+  }
+
+  void enter() override { check(cudaSetDevice(device_), "choosing the device"); }
+
+  void* allocate(size_t bytes) override {
+    void* memory = nullptr;
+    if (ok()) check(cudaMallocAsync(&memory, bytes ? bytes : 1, stream_), "allocating " + std::to_string(bytes >> 20) + " MB on the device");
+    return memory;
+  }
+  void free(void* memory) override {
+    cudaSetDevice(device_);
+    cudaFreeAsync(memory, stream_);
+  }
+  void* allocate_pinned(size_t bytes) override {
+    void* memory = nullptr;
+    if (ok()) check(cudaMallocHost(&memory, bytes ? bytes : 1), "allocating " + std::to_string(bytes >> 20) + " MB of pinned memory");
+    return memory;
+  }
+  void free_pinned(void* memory) override { cudaFreeHost(memory); }
+
+  void to_device(void* to, const void* from, size_t bytes) override {
+    if (ok() && bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, target_), "copying to the device");
+  }
+  void to_host(void* to, const void* from, size_t bytes) override {
+    if (ok() && bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, target_), "copying from the device");
+  }
+  void copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t bytes, size_t rows) override {
+    if (ok() && bytes > 0) check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, rows, cudaMemcpyDeviceToDevice, target_), "copying on the device");
+  }
+  void zero(void* memory, size_t bytes) override {
+    if (ok() && bytes > 0) check(cudaMemsetAsync(memory, 0, bytes, target_), "clearing memory");
+  }
+
+  void launch(const char* name, const void* kernel, void (*)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
+              size_t) override {
+    if (!ok()) return;
+    if (shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
+    void* list[] = {const_cast<void*>(args)};
+    const dim3 grid(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
+    if (ok()) check(cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), list, shared_bytes, target_), name);
+    last_kernel_ = name;
+    if (waits_for_each_ && target_ == stream_ && ok()) check(cudaStreamSynchronize(stream_), name);
+  }
+
+  std::unique_ptr<Graph> capture(const std::function<void()>& record) override {
+    if (!ok()) return nullptr;
+    check(cudaStreamBeginCapture(capturing_, cudaStreamCaptureModeThreadLocal), "capturing a step");
+    target_ = capturing_;
+    if (ok()) record();
+    target_ = stream_;
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(capturing_, &graph);
+    if (ok()) check(ended, "capturing a step");
+    auto captured = std::make_unique<CudaGraph>();
+    if (ok()) check(cudaGraphInstantiate(&captured->executable, graph, 0), "capturing a step");
+    if (graph) cudaGraphDestroy(graph);
+    return ok() ? std::move(captured) : nullptr;
+  }
+
+  void replay(const Graph& graph) override {
+    if (ok()) check(cudaGraphLaunch(static_cast<const CudaGraph&>(graph).executable, stream_), "replaying a step");
+    last_kernel_ = "a captured step";
+  }
+
+  void synchronize() override {
+    if (!ok()) return;
+    const cudaError_t error = cudaStreamSynchronize(stream_);
+    if (error == cudaSuccess) return;
+    check(error, "a pass that ended with " + std::string(last_kernel_) + (waits_for_each_ ? "" : "; NANOCHAT_CUDA_SYNC=1 finds the kernel itself"));
+  }
+
+  int64_t free_bytes() override {
+    size_t free = 0, total = 0;
+    if (ok()) check(cudaMemGetInfo(&free, &total), "asking for the free memory");
+    return static_cast<int64_t>(free);
+  }
+
+ private:
+  void check(cudaError_t error, const std::string& what) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // note: an error that is not sticky is forgotten, the next pass may work
+    if (error == cudaErrorMemoryAllocation) fail("ERR_OUT_OF_MEMORY", "Not enough memory: " + what + ". Use fewer rows, shorter prompts or a smaller model.");
+    else fail("ERR_CUDA", "CUDA error in " + what + ": " + text_of(error) + ".");
+  }
+
+  const int device_;
+  const bool waits_for_each_;
+  cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
+  const char* last_kernel_ = "no kernel";
+};
+
+}  // namespace
+
+Status Stream::open(int device, std::unique_ptr<Stream>* stream) {
+  int count = 0;
+  Status status = count_devices(&count);
+  if (!status.ok()) return status;
+  if (device >= count) return Status::error("ERR_DEVICE_UNAVAILABLE", "There is no CUDA device " + std::to_string(device) + ": the driver shows " + std::to_string(count) + ".");
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) return Status::error("ERR_DEVICE_UNAVAILABLE", "CUDA device " + std::to_string(device) + " does not answer: " + text_of(error) + ".");
+  if (properties.major < 8) {
+    return Status::error("ERR_DEVICE_UNAVAILABLE", std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
+                         std::to_string(properties.minor) + "; 8.0 (Ampere) or newer is needed. Use device 'cpu'.");
+  }
+  auto opened = std::make_unique<CudaStream>(device);
+  status = opened->open();
+  if (status.ok()) *stream = std::move(opened);
+  return status;
+}
+
+Status count_devices(int* count) {
+  *count = 0;
+  const auto unavailable = [](const std::string& message) { return Status::error("ERR_DEVICE_UNAVAILABLE", message); };
+  const cudaError_t error = cudaGetDeviceCount(count);
+  if (error == cudaErrorInsufficientDriver) {
+    int version = 0;
+    cudaDriverGetVersion(&version);
+    if (version == 0) return unavailable("There is no NVIDIA driver that answers. Install release 580 or newer.");
+    const std::string supports = std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+    return unavailable("The NVIDIA driver is too old: it supports CUDA " + supports + " and " + std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10) +
+                       " is needed. Update it to release 580 or newer.");
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && *count == 0)) {
+    return unavailable("The NVIDIA driver is there but shows no device. Check nvidia-smi, CUDA_VISIBLE_DEVICES and the container's GPU access.");
+  }
+  if (error != cudaSuccess) return unavailable("The NVIDIA driver does not work: " + text_of(error) + ".");
+  return {};
+}
+
+Status describe_device(int device, std::string* name, int64_t* bytes) {
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) return Status::error("ERR_DEVICE_UNAVAILABLE", "CUDA device " + std::to_string(device) + " does not answer: " + text_of(error) + ".");
+  *name = properties.name;
+  *bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  return {};
+}
+
+}  // namespace cuda
+}  // namespace nanochat

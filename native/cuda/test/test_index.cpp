@@ -1,0 +1,83 @@
+#include <algorithm>
+#include <set>
+
+#include "cuda/index.h"
+#include "cuda/test/check.h"
+
+namespace nanochat {
+namespace cuda {
+
+namespace {
+
+template <int kChunks> void check_swizzle() {
+  std::set<int> places;
+  for (int row = 0; row < 64; row++) {
+    for (int chunk = 0; chunk < kChunks; chunk++) places.insert(swizzle<kChunks>(row, chunk));
+  }
+  expect(places.size() == 64 * kChunks && *places.begin() == 0 && *places.rbegin() == 64 * kChunks - 1, "a swizzle is a permutation");
+  for (int row = 0; row < 64; row += 8) {
+    for (int chunk = 0; chunk < kChunks; chunk++) {
+      std::set<int> banks;
+      for (int r = 0; r < 8; r++) banks.insert(swizzle<kChunks>(row + r, chunk) % 8);
+      expect(banks.size() == 8, "eight rows of a chunk lie in different banks");
+    }
+  }
+}
+
+}  // namespace
+
+void test_index() {
+  check_swizzle<4>();
+  check_swizzle<8>();
+  check_swizzle<16>();
+
+  for (int visible = 1; visible < 200000; visible += 1 + visible / 300) {
+    const int splits = split_count(visible), per_split = keys_per_split(visible);
+    expect(splits >= 1 && splits <= kMaxSplits, "1 to 16 splits of " + std::to_string(visible));
+    expect(int64_t{splits} * per_split >= visible && int64_t{splits - 1} * per_split < visible, "splits cover " + std::to_string(visible) + " keys, none is empty");
+    expect(per_split % 64 == 0 && per_split >= kLeastSplit, "splits are whole tiles");
+  }
+  for (int position = 0; position < 300; position++) {
+    for (int window : {-1, 0, 1, 127, 128, 1000}) {
+      const int first = first_visible(position, window);
+      expect(first == (window < 0 ? 0 : std::max(0, position - window)), "first visible key");
+    }
+  }
+  for (int D = 1; D <= 130; D++) {
+    const int padded = padded_head_dim(D);
+    expect(D > 128 ? padded == 0 : padded >= D && (padded == 32 || padded / 2 < D), "padded head_dim of " + std::to_string(D));
+  }
+  for (int64_t v = 0; v < 1000; v++) expect(pad_to(v, 64) >= v && pad_to(v, 64) < v + 64 && pad_to(v, 64) % 64 == 0, "padding");
+
+  std::vector<float> floats = {-INFINITY, -3e38f, -1, -1e-30f, -1e-40f, 0, 1e-40f, 1e-30f, 1, 1.0000001f, 3e38f, INFINITY};
+  for (float v : noise<float>(200)) floats.push_back(v);
+  const auto key = [](float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    return ordered_bits(bits);
+  };
+  for (float a : floats) {
+    for (float b : floats) expect((a < b) == (key(a) < key(b)), "keys sort as floats");
+  }
+  expect(key(-0.0f) == key(0.0f), "-0 = 0");
+
+  // known answers of Random123
+  const PhiloxWords zeros = philox(0, 0, 0, 0, 0, 0), ones = philox(~0u, ~0u, ~0u, ~0u, ~0u, ~0u);
+  const PhiloxWords pi = philox(0xa4093822u, 0x299f31d0u, 0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u);
+  const uint32_t answers[3][4] = {{0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u}, {0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu}, {0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u}};
+  expect(std::equal(zeros.word, zeros.word + 4, answers[0]), "philox of zeros");
+  expect(std::equal(ones.word, ones.word + 4, answers[1]), "philox of ones");
+  expect(std::equal(pi.word, pi.word + 4, answers[2]), "philox of pi");
+
+  double worst = 0;
+  std::uniform_real_distribution<double> angles(0, 1 << 24);
+  for (int i = 0; i < 200000; i++) {
+    const double angle = i < 1000 ? i * 1e-3 : i < 100000 ? angles(random_bits) / 1024 : angles(random_bits);
+    const CosSin got = cos_sin(angle);
+    worst = std::max({worst, std::fabs(got.cos - std::cos(angle)), std::fabs(got.sin - std::sin(angle))});
+  }
+  expect(worst < 1e-9, "cos and sin within 1e-9: " + std::to_string(worst));
+}
+
+}  // namespace cuda
+}  // namespace nanochat

@@ -1,0 +1,48 @@
+// Builds and runs the CUDA backend over the emulated device (native/cuda/emulation).
+import { spawnSync } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { emptyDriver, withLibraries } from './stub-libraries.js'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+
+export interface Ended { status: number | null, output: string }
+
+/** What it takes and this machine lacks, or null. */
+export function missingTool(): string | null {
+  if (process.platform !== 'linux') return 'the emulation is for Linux'
+  if (process.arch !== 'x64' && process.arch !== 'arm64') return 'the emulation switches stacks on x64 and arm64'
+  for (const tool of ['cmake', 'c++']) if (spawnSync(tool, ['--version']).status !== 0) return `no ${tool} here`
+  return null
+}
+
+function folder(sanitize: boolean): string {
+  return join(root, sanitize ? 'build-emulation-asan' : 'build-emulation')
+}
+
+/** Throws with the compiler's output when it does not build. */
+export function buildEmulation({ sanitize }: { sanitize: boolean }): void {
+  const steps = [
+    ['-S', join(root, 'native/cuda/emulation'), '-B', folder(sanitize), `-DSANITIZE=${sanitize ? 'ON' : 'OFF'}`],
+    ['--build', folder(sanitize), '--parallel', String(Math.min(4, availableParallelism()))]
+  ]
+  for (const args of steps) {
+    const { status, stdout, stderr } = spawnSync('cmake', args, { encoding: 'utf8', maxBuffer: 1 << 26 })
+    if (status !== 0) throw new Error(`cmake ${args.join(' ')} ended with ${status}\n${stdout}${stderr}`)
+  }
+}
+
+export function runProgram(name: string, args: readonly string[] = [], { sanitize = false } = {}): Ended {
+  const { status, stdout, stderr } = spawnSync(join(folder(sanitize), name), args, { encoding: 'utf8', maxBuffer: 1 << 26 })
+  return { status, output: stdout + stderr }
+}
+
+/** The suite of test/support/cuda-models.ts in a process that finds a driver and the emulated backend. */
+export function runModels(): Promise<Ended> {
+  return withLibraries({ 'libcuda.so.1': emptyDriver }, (dir) => {
+    const env = { ...process.env, LD_LIBRARY_PATH: dir, NANOCHAT_CUDA_LIBRARY: join(folder(false), 'nanochat_cuda.so'), NO_COLOR: '1' }
+    const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(new URL('./cuda-models.ts', import.meta.url))], { encoding: 'utf8', env, maxBuffer: 1 << 26 })
+    return { status, output: stdout + stderr }
+  })
+}
