@@ -2,6 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { isas, matmul, packMatrix, type Epilogue, type MatmulOptions, type PackedMatrix } from '../lib/kernels.js'
 import { firstDifference, firstError, randomFloats, toFloats } from './support/random-arrays.js'
+import { someOf } from './support/some-of.js'
 
 type Dtype = 'int8' | 'int4'
 
@@ -50,7 +51,7 @@ function cases(): { k: number, outputs: number, dtype: Dtype, epilogue: Epilogue
 }
 
 test('every instruction set agrees with the reference, and no row depends on the others', () => {
-  for (const [seed, { k, outputs, dtype, epilogue }] of cases().entries()) {
+  for (const [seed, { k, outputs, dtype, epilogue }] of someOf(cases()).entries()) {
     const x = gridFloats(3 * seed, mostRows, k), y = randomFloats(3 * seed + 1, mostRows * outputs)
     const w = packMatrix(randomFloats(3 * seed + 2, outputs * k), { outputs, k, dtype })
     const options = (rows: number, isa: string): MatmulOptions => ({
