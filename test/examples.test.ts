@@ -107,13 +107,16 @@ docs('the first blocks run', () => {
   rmSync(dir, { recursive: true })
 })
 
+const headingsOf = (text: string): Set<string> => new Set([...text.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => heading.toLowerCase().replaceAll(' ', '-')))
+
 docs('links lead somewhere', () => {
   for (const name of [...documents, 'docs/cli.md', 'docs/build.md']) {
     const text = readFileSync(join(root, name), 'utf8')
-    const headings = new Set([...text.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => heading.toLowerCase().replaceAll(' ', '-')))
     for (const [, target = ''] of text.matchAll(/\]\((?!https?:)([^)]+)\)/g)) {
-      if (target.startsWith('#')) assert.ok(headings.has(target.slice(1)), `${name}: ${target}`)
-      else assert.ok(ts.sys.fileExists(join(root, dirname(name), target)) || ts.sys.directoryExists(join(root, dirname(name), target)), `${name}: ${target}`)
+      const [file = '', heading] = target.split('#')
+      const path = file === '' ? join(root, name) : join(root, dirname(name), file)
+      assert.ok(ts.sys.fileExists(path) || ts.sys.directoryExists(path), `${name}: ${target}`)
+      if (heading !== undefined) assert.ok(headingsOf(readFileSync(path, 'utf8')).has(heading), `${name}: ${target}`)
     }
   }
 })
@@ -123,7 +126,7 @@ docs.run()
 /** A block that imports stands alone; any other one finds the names that the text around it speaks of. */
 function withContext(code: string): string {
   if (code.includes("from 'nanochat-node'")) return code
-  return `import { Engine, GPT, KVCache, NanochatError, loadGPT, loadModel, loadModelFromDir, seededGPT, useCalculator, type GPTConfig, type Loaded, type Message, type Tokenizer, type Tool } from 'nanochat-node'
+  return `import { Engine, GPT, KVCache, NanochatError, convertCheckpoint, loadGPT, loadModel, loadModelFromDir, seededGPT, useCalculator, type GPTConfig, type Loaded, type Message, type Tokenizer, type Tool } from 'nanochat-node'
 declare const loaded: Loaded, model: GPT, tokenizer: Tokenizer, engine: Engine, messages: Message[], prompt: Int32Array, ids: Int32Array
 export async function block(): Promise<void> {
 ${code}
