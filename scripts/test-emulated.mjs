@@ -20,10 +20,10 @@ const testOneIn = 11                                    // of the many cases of 
 // note: features that qemu lacks are taken away, or it warns of each
 const haswell = 'Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm'
 const computes = /^(?:kernels|forward\.|golden|engine|quant)/     // tests of native code, by name
-// Not here: tests that start processes or compilers, which would run on the real processor, or read machine code; kv-cache, vocabulary and those that say
+// Not here: decode-native, thousands of passes; tests that start processes or compilers, which would run on the real processor, or read machine code; kv-cache, vocabulary and those that say
 // `// alone:`, which measure time or are too large; forward-errors, with passes of 4,000 tokens; demo-model, whose turns
 // engine-reference has too.
-const leftOut = /^(?:cli|compare|cuda|demo-model|doctor|examples|forward-errors|hot-loops|instruction|kv-cache|package|packed|plot|sandbox|vocabulary)/
+const leftOut = /^(?:cli|compare|cuda|decode-native|demo-model|doctor|examples|forward-errors|hot-loops|instruction|kv-cache|package|packed|plot|sandbox|vocabulary)/
 
 const targets = [
   { name: 'x64-haswell', isas: ['avx2', 'plain'], files: computes, prepare: () => prepareX64(haswell) },
