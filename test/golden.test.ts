@@ -1,36 +1,16 @@
 // Every generation against the logits and tokens of the original programs (fixtures/README.md).
-import { readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { GPT } from '../lib/gpt.js'
 import { loadGPT, type LoadOptions } from '../lib/load.js'
 import { native } from '../lib/native.js'
+import { fixtures, largestDifference, others, reference, storedLogits, withBf16Rope } from './support/golden-fixtures.js'
 import { argmax, relativeError, topAgreement } from './support/logits.js'
 
-interface Reference { prompt: number[], greedy_tokens: number[], rope_tables?: string }
-
-const fixtures = fileURLToPath(new URL('./fixtures/nanochat/', import.meta.url))
-const withBf16Rope = ['g1a-initial', 'g2-origmod-cudatag', 'g3-window-s1024', 'g4a-mid-nowindow', 'g4a-ve32-s1024']
-const others = ['g5-auto1', 'g6-auto2', 'g6-auto2-s1024', 'g6-mha-SSL', 'hf-nanochat']
 const test = suite('golden')
 
 process.removeAllListeners('warning')  // g4a-mid-nowindow warns that its meta has no window_pattern, as it must
 process.on('warning', () => {})
-
-function reference(name: string): Reference {
-  return JSON.parse(readFileSync(`${fixtures}${name}/reference.json`, 'utf8')) as Reference
-}
-
-function storedLogits(name: string, file: string): Float32Array {
-  const bytes = readFileSync(`${fixtures}${name}/${file}`)
-  return new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength))
-}
-
-function largestDifference(a: Float32Array, b: Float32Array): number {
-  assert.is(a.length, b.length)
-  return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] ?? NaN))), 0)
-}
 
 async function withModel<T>(name: string, options: LoadOptions, use: (model: GPT) => Promise<T>): Promise<T> {
   const model = await loadGPT(fixtures + name, options)

@@ -1,7 +1,5 @@
 // Whole models on a CUDA device, the emulated one where test/cuda-emulation.test.ts starts this: every generation's fixtures,
 // chunks and forks, tokens drawn on the device, the engine. Prints uvu's summary; exits with 1 when anything fails.
-import { readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Backend, Sequence } from '../../lib/backend.js'
@@ -14,32 +12,14 @@ import { loadGPT, loadModel, seededGPT, type LoadOptions } from '../../lib/load.
 import { native, type ModelSpec } from '../../lib/native.js'
 import { newSampler, type SamplingParams } from '../../lib/sampling.js'
 import { codeOf } from './error-code.js'
+import { fixtures, largestDifference, others, reference, storedLogits, withBf16Rope } from './golden-fixtures.js'
 import { argmax, relativeError } from './logits.js'
 import { formulaPrompt } from './seeded.js'
 
-interface Reference { prompt: number[], greedy_tokens: number[] }
-
-const fixtures = fileURLToPath(new URL('../fixtures/nanochat/', import.meta.url))
-const withBf16Rope = ['g1a-initial', 'g2-origmod-cudatag', 'g3-window-s1024', 'g4a-mid-nowindow', 'g4a-ve32-s1024']
-const others = ['g5-auto1', 'g6-auto2', 'g6-auto2-s1024', 'g6-mha-SSL', 'hf-nanochat']
 const test = suite('cuda models')
 
 process.removeAllListeners('warning')  // g4a-mid-nowindow warns that its meta has no window_pattern, as it must
 process.on('warning', () => {})
-
-function reference(name: string): Reference {
-  return JSON.parse(readFileSync(`${fixtures}${name}/reference.json`, 'utf8')) as Reference
-}
-
-function storedLogits(name: string, file: string): Float32Array {
-  const bytes = readFileSync(`${fixtures}${name}/${file}`)
-  return new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength))
-}
-
-function largestDifference(a: Float32Array, b: Float32Array): number {
-  assert.is(a.length, b.length)
-  return a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - (b[i] ?? NaN))), 0)
-}
 
 async function withFixture<T>(name: string, options: LoadOptions, use: (model: GPT) => Promise<T>): Promise<T> {
   await using model = await loadGPT(fixtures + name, { device: 'cuda', threads: 1, ...options })
