@@ -5,13 +5,12 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { invalidArg } from '../../lib/errors.js'
 import { native } from '../../lib/native.js'
 import { costOf, depthSpec, matrixElements, type Cost } from '../cost.js'
 import { giga, peakOf, plural, roofOf } from '../decode.js'
 import { cpuName, otherLoad, Roofs } from '../machine.js'
-import { integer, integers } from '../options.js'
+import { depthOf, integer, integers, parseOptions } from '../options.js'
 import { progress } from '../progress.js'
 import { median } from '../statistics.js'
 import type { Contender, FromWorker, Ready, Repetition, Task } from './contender.js'
@@ -254,10 +253,13 @@ function printRows(rows: CompareRow[], roofs: Roofs, others: number): void {
 }
 
 function readOptions(args: string[]): Options | null {
-  const { values } = parse(args)
+  const values = parseOptions(args, {
+    depth: { type: 'string', default: '12' }, dtype: { type: 'string', default: 'bfloat16,float32' }, threads: { type: 'string' },
+    'batch-sizes': { type: 'string', default: '1,8' }, 'prompt-tokens': { type: 'string', default: '240' }, 'decode-tokens': { type: 'string', default: '32' },
+    'prefill-tokens': { type: 'string', default: '512' }, repetitions: { type: 'string', short: 'r', default: '5' }, help: { type: 'boolean', short: 'h', default: false }
+  })
   if (values.help) return null
-  const depth = integer('--depth', values.depth, 2)
-  if (depth % 2 === 1) throw invalidArg('--depth', 'an even number, for heads of 128 channels', depth)
+  const depth = depthOf(values.depth)
   return {
     depth, threads: 0,
     dtypes: values.dtype.split(',').map(dtypeOf),
@@ -267,21 +269,6 @@ function readOptions(args: string[]): Options | null {
     decodeTokens: integer('--decode-tokens', values['decode-tokens'], 1),
     prefillTokens: integer('--prefill-tokens', values['prefill-tokens'], 1),
     repetitions: integer('--repetitions', values.repetitions, 1)
-  }
-}
-
-function parse(args: string[]) {
-  try {
-    return parseArgs({
-      args,
-      options: {
-        depth: { type: 'string', default: '12' }, dtype: { type: 'string', default: 'bfloat16,float32' }, threads: { type: 'string' },
-        'batch-sizes': { type: 'string', default: '1,8' }, 'prompt-tokens': { type: 'string', default: '240' }, 'decode-tokens': { type: 'string', default: '32' },
-        'prefill-tokens': { type: 'string', default: '512' }, repetitions: { type: 'string', short: 'r', default: '5' }, help: { type: 'boolean', short: 'h', default: false }
-      }
-    })
-  } catch (error) {
-    throw invalidArg('the options', 'those that --help lists', error instanceof Error ? error.message : error)
   }
 }
 
