@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path'
 import ts from 'typescript'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { useCalculator } from '../lib/calculator.js'
 import { describeSandbox } from '../lib/python.js'
 import { runCli } from './support/cli.js'
 import { blocksOf, pages, root, textOfPage, type Block } from './support/documentation.js'
@@ -84,6 +85,16 @@ docs('output is what comes out', async () => {
   const lines = blocks.find(({ page, code }) => page === 'docs/cli.md' && code.startsWith('{"type":"question"'))?.code.trimEnd().split('\n') ?? []
   assert.ok(lines.length >= 4)
   for (const line of lines) assert.ok(events.stdout.split('\n').some((event) => event.startsWith(line.split('{...}')[0] ?? '')), line)
+})
+
+docs('api.md explains every error code, tools.md what the calculator says', () => {
+  const codes = /type ErrorCode =\s+`ERR_\$\{(.*?)\}`/s.exec(textOfPage('docs/reference.md'))?.[1]?.match(/[A-Z_]+/g) ?? []
+  assert.ok(codes.length >= 15)
+  const explained = new Set([...textOfPage('docs/api.md').matchAll(/^\| (`ERR_.*?) \|/gm)].flatMap(([, cell = '']) => cell.match(/[A-Z_]+/g) ?? []))
+  assert.equal([...explained].sort(), codes.map((code) => `ERR_${code}`).sort())
+  const examples = [...block('docs/tools.md', 'ts', 1).matchAll(/^useCalculator\(('.*'|".*")\) +\/\/ (?:'(.*)'|null)$/gm)]
+  assert.is(examples.length, 4)
+  for (const [line, argument = '', result] of examples) assert.is(useCalculator(argument.slice(1, -1)), result ?? null, line)
 })
 
 const headingsOf = (text: string): Set<string> => new Set([...text.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-')))
