@@ -58,6 +58,7 @@ export async function convertCheckpoint(dir: string, out: string, options: Conve
     } finally {
       await model.dispose()
     }
+    signal?.throwIfAborted()                     // came too late for the job, but the file is not in its place yet
   })
   return { file, bytes: (await stat(file)).size, dtype, tokenizer: await copyTokenizer(tokenizerDir ?? await findTokenizer(dir), dirname(file)) }
 }
