@@ -19,7 +19,8 @@ const server = createServer(async (request, response) => {
     }
   } catch (error) {
     if (!response.headersSent) response.writeHead(400)
-    if (!gone.signal.aborted) response.write(`data: ${JSON.stringify({ type: 'error', code: NanochatError.is(error) ? error.code : 'ERR_REQUEST' })}\n\n`)
+    if (gone.signal.aborted) console.log('a client left')
+    else response.write(`data: ${JSON.stringify({ type: 'error', code: NanochatError.is(error) ? error.code : 'ERR_REQUEST' })}\n\n`)
   }
   response.end()
 })

@@ -1,3 +1,4 @@
+import { invalidArg } from './errors.js'
 import { evaluatePython } from './python-expression.js'
 
 const maxLength = 65_536
@@ -7,7 +8,7 @@ const forbidden = ['__', 'import', 'exec', 'eval', 'compile', 'open', 'file', 'i
   'getattr', 'setattr', 'delattr', 'hasattr']
 
 /**
- * nanochat's `use_calculator`: Python's `str()` of the expression's value, or null when there is no result (MODEL.md 5).
+ * nanochat's `use_calculator`: Python's `str()` of the value of `expr`, or null when there is no result (MODEL.md 5). Throws ERR_INVALID_ARG when it is no string.
  * Commas are removed first, wherever they stand. Then either
  * - arithmetic: ints of any size, floats, `+ - * / //`, signs and parentheses, but no `**`; or
  * - a string expression of letters, digits, quotes, `().` `_` and blanks that contains `.count(` and none of nanochat's forbidden words.
@@ -21,6 +22,7 @@ const forbidden = ['__', 'import', 'exec', 'eval', 'compile', 'open', 'file', 'i
  * nanochat's limit of three seconds is a bound on length, nesting and characters touched here.
  */
 export function useCalculator(expr: string): string | null {
+  if (typeof expr !== 'string') throw invalidArg('expr', 'a string', expr)
   const source = expr.replaceAll(',', '')
   if (source.length > maxLength) return null
   if (arithmeticAlphabet.test(source)) return source.includes('**') ? null : evaluatePython(source)

@@ -1,8 +1,21 @@
 import { NanochatError, describe, invalidArg } from './errors.js'
 
+/** The tokens around turns and tool calls, in nanochat's spelling. Text that reads like one is still text. */
 export type SpecialToken = '<|bos|>' | `<|${'user' | 'assistant' | 'python' | 'output'}_${'start' | 'end'}|>`
-export type Part = { type: 'text' | 'python' | 'python_output', text: string }
-export type Message = { role: 'system' | 'user', content: string } | { role: 'assistant', content: string | Part[] }
+/** A piece of what an assistant said. */
+export type Part = {
+  /** Plain text; code that the model wrote for its tool; what the tool gave back. */
+  type: 'text' | 'python' | 'python_output'
+  /** Its content. */
+  text: string
+}
+
+/** One turn. User and assistant alternate, beginning with the user; anything else is ERR_INVALID_CONVERSATION. */
+export type Message =
+  /** A user's turn; a system message may come first, and is merged into the user's after it. */
+  | { role: 'system' | 'user', content: string }
+  /** The model's turn: text, or parts where it used its tool. */
+  | { role: 'assistant', content: string | Part[] }
 
 /** In the order of their ids. */
 export const SPECIAL_TOKENS: readonly SpecialToken[] = [

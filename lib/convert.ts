@@ -5,18 +5,23 @@ import { readCheckpoint } from './checkpoint/checkpoint.js'
 import { isPackedPath, packedMetadata } from './checkpoint/packed.js'
 import { runJob } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
-import { checkOptions, checkpointOptions, findTokenizer, type LoadOptions } from './load.js'
+import { checkOptions, checkPath, checkpointOptions, findTokenizer, type LoadOptions } from './load.js'
 import { loadTokenizer } from './tokenizer.js'
 import { native, type NativeProgress, type WeightDtype } from './native.js'
 
+/** Those of loading that apply, where `dtype` is the file's: 'auto' is 'bfloat16'. What a checkpoint may not record is recorded. */
 export interface ConvertOptions extends Pick<LoadOptions, 'step' | 'dtype' | 'threads' | 'softcap' | 'windowPattern' | 'ropeTable' | 'onProgress' | 'signal'> {
   /** Default: where loading looks for it. */
   tokenizerDir?: string | undefined
 }
 
+/** What was written. */
 export interface Converted {
+  /** Its path. */
   file: string
+  /** Its size. */
   bytes: number
+  /** Of its matrices. */
   dtype: WeightDtype
   /** The copy beside the file; null when the checkpoint has no tokenizer near it. */
   tokenizer: string | null
@@ -25,13 +30,14 @@ export interface Converted {
 const convertKeys = ['step', 'dtype', 'threads', 'softcap', 'windowPattern', 'ropeTable', 'onProgress', 'signal', 'tokenizerDir']
 
 /**
- * Converts a checkpoint to one safetensors file that loads without conversion: `out` itself when it ends with .safetensors, else
+ * Converts the checkpoint in `dir` to one safetensors file that loads without conversion: `out` itself when it ends with .safetensors, else
  * model-<dtype>.safetensors in the directory `out`. The tokenizer is copied beside it. A file that is there already is replaced,
- * at the end and at once. Throws what loading throws, and ERR_CHECKPOINT_WRITE.
+ * at the end and at once. Rejects as `loadModel`, and with ERR_CHECKPOINT_WRITE.
  */
 export async function convertCheckpoint(dir: string, out: string, options: ConvertOptions = {}): Promise<Converted> {
+  checkPath('dir', dir)
+  checkPath('out', out)
   checkOptions(options, convertKeys)
-  if (typeof out !== 'string' || out === '') throw invalidArg('out', 'a path', out)
   const { signal, onProgress, tokenizerDir } = options
   const dtype = options.dtype === undefined || options.dtype === 'auto' ? 'bfloat16' : options.dtype
   signal?.throwIfAborted()
@@ -52,6 +58,7 @@ export async function convertCheckpoint(dir: string, out: string, options: Conve
     } finally {
       await model.dispose()
     }
+    signal?.throwIfAborted()                     // came too late for the job, but the file is not in its place yet
   })
   return { file, bytes: (await stat(file)).size, dtype, tokenizer: await copyTokenizer(tokenizerDir ?? await findTokenizer(dir), dirname(file)) }
 }

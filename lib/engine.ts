@@ -16,6 +16,7 @@ import { Scheduler } from './scheduler.js'
 import type { Ids, Tokenizer } from './tokenizer.js'
 import type { ChatEvent, FinishReason, GenerateOptions, Stats, TokenColumn, Tool } from './types.js'
 
+/** What all calls of an engine share. */
 export interface EngineOptions {
   /** Rows of all calls together; further calls wait their turn. Default 64. */
   maxRows?: number | undefined
@@ -26,15 +27,20 @@ export interface EngineOptions {
   kvCacheBytes?: number | undefined
 }
 
+/** Whole rows, in their order. */
 export interface BatchResult {
+  /** Per row: prompt and output, without the terminal token. */
   results: Int32Array[]
+  /** As long as `results`: 1 sampled, 0 prompt or forced by the tool. */
   masks: Uint8Array[]
+  /** Per row: why it ended. */
   finishReasons: FinishReason[]
+  /** Of all rows together. */
   stats: Stats
 }
 
 /**
- * nanochat's Engine: generation with tool use. Calls may run concurrently; they share the model step by step. A call that
+ * nanochat's Engine: generation with tool use (MODEL.md 5). Calls may run concurrently; they share the model step by step. A call that
  * is read slowly holds its rows meanwhile. Disposing the engine ends its calls and leaves the model alone.
  */
 export class Engine implements AsyncDisposable {
@@ -44,7 +50,7 @@ export class Engine implements AsyncDisposable {
   readonly #running = new Set<Generation>()
   #disposed = false
 
-  /** Without a tokenizer tokens are plain: no stop token, no tools, no chat. Throws ERR_INVALID_ARG, ERR_TOKENIZER_MISMATCH. */
+  /** Draws tokens from `model`. With null for `tokenizer` tokens are plain: no stop token, no tools, no chat. Throws ERR_INVALID_ARG, ERR_TOKENIZER_MISMATCH. */
   constructor(model: GPT, tokenizer: Tokenizer | null, options: EngineOptions = {}) {
     if (!(model instanceof GPT)) throw invalidArg('model', 'a GPT', model)
     checkKnown(options, ['maxRows', 'kvCacheBytes'])
@@ -79,8 +85,9 @@ export class Engine implements AsyncDisposable {
 
   /**
    * Continues `tokens`, one column of all rows at a time; returns the stats. Work is done only while a next() is pending.
-   * `break` and `return()` end it at once, also during the prefill. All errors, those of arguments too, come from next():
-   * ERR_INVALID_ARG, ERR_CONTEXT_OVERFLOW, ERR_OUT_OF_MEMORY, ERR_DISPOSED, what the tool throws, signal.reason.
+   * `break` and `return()` end it at once, also during the prefill. All errors, those of arguments too, come from next(), which rejects
+   * with what the tool throws, with signal.reason, or by itself. Rejects with ERR_INVALID_ARG, ERR_CONTEXT_OVERFLOW, ERR_OUT_OF_MEMORY,
+   * ERR_SANDBOX_UNAVAILABLE (of the default tool), ERR_CUDA, ERR_DISPOSED.
    */
   generate(tokens: Ids, options: GenerateOptions = {}): AsyncGenerator<TokenColumn, Stats, undefined> {
     return asyncGenerator(orFailing(() => columnSource(this.#newGeneration(tokens, options, 'prompt', null))))
@@ -103,7 +110,7 @@ export class Engine implements AsyncDisposable {
     }
   }
 
-  /** Answers a conversation: events that fold into the assistant's message. Rejects as `generate`, and with ERR_INVALID_CONVERSATION. */
+  /** Answers the conversation `messages`: events that fold into the assistant's message. Rejects as `generate`, and with ERR_INVALID_CONVERSATION. */
   chat(messages: Message[], options: GenerateOptions = {}): AsyncGenerator<ChatEvent, void, undefined> {
     return asyncGenerator(orFailing(() => {
       const { text } = this.#context
@@ -116,7 +123,7 @@ export class Engine implements AsyncDisposable {
     }))
   }
 
-  /** A cache that holds `tokens`, computed: the shared beginning of later calls. Rejects as `generate`. */
+  /** A cache that holds `tokens`, computed: the shared beginning of later calls. `signal` ends it. Rejects as `generate`. */
   async prefill(tokens: Ids, options: { signal?: AbortSignal | undefined } = {}): Promise<KVCache> {
     checkKnown(options, ['signal'])
     const { model } = this.#context

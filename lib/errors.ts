@@ -10,8 +10,10 @@ const brand = Symbol.for('nanochat-node.NanochatError')
  * An app that loads both the ESM and the CommonJS build has two classes: test with {@link NanochatError.is}, not `instanceof`.
  */
 export class NanochatError extends Error {
+  /** For programs; the table of when each comes is in docs/api.md. */
   readonly code: ErrorCode
 
+  /** For tools and other code that wants to throw one of these: a `code` and a `message` for a person. Throws nothing. */
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
     super(message, options)
     this.name = 'NanochatError'
@@ -19,6 +21,7 @@ export class NanochatError extends Error {
     Object.defineProperty(this, brand, { value: true })
   }
 
+  /** Whether `e` is one, of this build or of the other. Throws nothing. */
   static is(e: unknown): e is NanochatError {
     return typeof e === 'object' && e !== null && brand in e
   }

@@ -7,15 +7,23 @@ import type { Ids } from './tokenizer.js'
 
 /** nanochat's model configuration, as its meta file has it. */
 export interface GPTConfig {
+  /** Positions it was trained on; ten times as many can be computed. */
   sequenceLen: number
+  /** V: tokens, and logits of a position. */
   vocabSize: number
+  /** L: layers. */
   nLayer: number
+  /** H: query heads. */
   nHead: number
+  /** K: heads of keys and values; it divides H. */
   nKvHead: number
+  /** C: channels; a head has D = C / H. */
   nEmbd: number
+  /** S and L for layers in turn: a short window or all positions; the last layer is always L (MODEL.md 1). */
   windowPattern: string
 }
 
+/** Which equations a checkpoint was trained with, recognised from its tensors (MODEL.md 2). */
 export type Generation = 'G1' | 'G2' | 'G3' | 'G4' | 'G5' | 'G6' | 'HF'
 
 export interface GPTOptions {
@@ -32,13 +40,15 @@ export interface GPTOptions {
 /** Positions end at this many times sequenceLen (MODEL.md 5). */
 export const positionsPerSequenceLen = 10
 
-/** A loaded model: logits from tokens. */
+/** A loaded model: logits from tokens, by the equations of MODEL.md 1. The loading functions make it. */
 export class GPT implements AsyncDisposable {
+  /** Its shape, and the generation of its equations. */
   readonly config: GPTConfig & { generation: Generation }
   /** Where it runs: 'cpu', 'cuda:0'. */
   readonly device: string
-  /** Weights as held in memory. */
+  /** Weights as held in memory: 'float32', 'bfloat16', 'int8' or 'int4'. */
   readonly dtype: string
+  /** Weights of all tensors, embedding tables included. */
   readonly numParams: number
   /** Bytes of weights and tables. */
   readonly memoryBytes: number
@@ -70,7 +80,7 @@ export class GPT implements AsyncDisposable {
     }
   }
 
-  /** An empty cache of up to `maxSeqLen` positions; the default and the most is 10 * sequenceLen. */
+  /** An empty cache of up to `maxSeqLen` positions; the default and the most is 10 * sequenceLen. Throws ERR_INVALID_ARG, ERR_DISPOSED. */
   newCache(maxSeqLen: number = this.#maxPositions): KVCache {
     this.#checkAlive()
     if (!Number.isInteger(maxSeqLen) || maxSeqLen < 1 || maxSeqLen > this.#maxPositions) {
@@ -80,8 +90,9 @@ export class GPT implements AsyncDisposable {
   }
 
   /**
-   * Appends `ids` to the cache, or starts from nothing without one; logits of the last position, (V). When it rejects,
-   * the cache is as it was. Throws ERR_INVALID_ARG, ERR_CONTEXT_OVERFLOW, ERR_DISPOSED.
+   * Appends `ids`, at least one, to `kvCache`, or starts from nothing without one; raw logits of the last position, (V), softcap included
+   * (MODEL.md 1). When it rejects, the cache is as it was. Rejects with ERR_INVALID_ARG, also for a cache of another model or in use,
+   * ERR_CONTEXT_OVERFLOW, ERR_OUT_OF_MEMORY, ERR_CUDA, ERR_DISPOSED.
    */
   async forward(ids: Ids, kvCache?: KVCache): Promise<Float32Array> {
     this.#checkAlive()
@@ -106,7 +117,7 @@ export class GPT implements AsyncDisposable {
     }
   }
 
-  /** Logits of every position of `ids`, (T, V) row-major. Throws as `forward`. */
+  /** Logits of every position of `ids`, (T, V) row-major; row t predicts id t + 1. Rejects as `forward`. */
   async logits(ids: Ids): Promise<Float32Array> {
     this.#checkAlive()
     const tokens = checkIds('ids', ids, this.config.vocabSize, (length) => this.#checkLength(length, this.#maxPositions))

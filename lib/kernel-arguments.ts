@@ -5,14 +5,22 @@ import { checkInteger } from './options.js'
 
 /** float32 as it is, bfloat16 as its 16 bits. */
 export type Elements = Float32Array | Uint16Array
+/** Of the elements a kernel works on. */
 export type Dtype = 'float32' | 'bfloat16'
 
 /** What timeKernel hands to a kernel: how often to run, and the time that took. */
-export interface Timer { repeat: number, nanoseconds: number }
+export interface Timer {
+  /** How often the kernel runs. */
+  repeat: number
+  /** Of all runs together, once the kernel has returned. */
+  nanoseconds: number
+}
 
+/** What every kernel takes. */
 export interface KernelOptions {
   /** One of isas(), or 'reference': the equation in float64. Default: what the model would use here. */
   isa?: string
+  /** From {@link timeKernel}. */
   timer?: Timer
 }
 

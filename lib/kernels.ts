@@ -11,14 +11,14 @@ export type { Dtype, Elements, KernelOptions, Timer, WeightDtype }
 
 const normEps = 2 ** -23
 
-/** The instruction sets this machine has kernels for, best first. */
+/** The instruction sets this machine has kernels for, best first. Throws ERR_BINDING_NOT_FOUND. */
 export function isas(): string[] {
   return native().info().isas
 }
 
 /**
  * Runs a kernel `repeat` times inside the addon, on this thread, and returns the nanoseconds of one run. What precedes
- * the kernel proper (checks, packing, allocation) is not in it. A result of epilogue 'add' has then been added `repeat` times.
+ * the kernel proper (checks, packing, allocation) is not in it. A result of epilogue 'add' has then been added `repeat` times. Throws ERR_INVALID_ARG, and what `run` throws.
  *
  *     const ns = timeKernel((timer) => matmul(x, packed, { rows: 1, timer }), 1000)
  */
@@ -31,12 +31,16 @@ export function timeKernel(run: (timer: Timer) => unknown, repeat = 1): number {
 
 /** A linear layer's weights in the order the kernels read them. Its memory is outside the JavaScript heap; garbage collection frees it. */
 export class PackedMatrix {
+  /** Rows of w: outputs of the layer. */
   readonly outputs: number
+  /** Columns of w: inputs of the layer. */
   readonly k: number
+  /** As it is held. */
   readonly dtype: WeightDtype
   /** @internal */
   readonly handle: object
 
+  /** w (outputs, k), row-major, rounded to `dtype`. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY. */
   constructor(w: Elements, outputs: number, k: number, dtype: WeightDtype = dtypeOf(w)) {
     checkShape({ outputs, k }, 2 ** 24)
     checkElements('w', w, [outputs, k])
@@ -50,7 +54,7 @@ export class PackedMatrix {
 
 /**
  * Packs w (outputs, k), row-major, so that {@link matmul} need not do it in every call; rounds it to `dtype` where that is
- * not its own type. int8: a scale for each output and 64 k; int4: for each output and 32 k.
+ * not its own type. int8: a scale for each output and 64 k; int4: for each output and 32 k. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
  */
 export function packMatrix(w: Elements, options: { outputs: number, k: number, dtype?: WeightDtype }): PackedMatrix {
   checkKnown(options, ['outputs', 'k', 'dtype'])
@@ -61,21 +65,28 @@ export function packMatrix(w: Elements, options: { outputs: number, k: number, d
 export type Epilogue = 'store' | 'add' | 'relu2' | 'softcap'
 const epilogues: readonly Epilogue[] = ['store', 'add', 'relu2', 'softcap']
 
+/** Shapes and types of {@link matmul}. */
 export interface MatmulOptions extends KernelOptions {
+  /** Of x, and of the result. */
   rows: number
-  /** Of w where it is not packed: (outputs, k). */
+  /** Columns of w, where it is not packed. */
   k?: number
+  /** Rows of w, where it is not packed. */
   outputs?: number
+  /** That w is packed as; default its own. */
   dtype?: WeightDtype
+  /** Default 'store'. */
   epilogue?: Epilogue
-  softcap?: number                 // default 15; for the epilogue of that name
-  y?: Float32Array                 // (rows, outputs), for the epilogue 'add'; it is not changed
+  /** For the epilogue of that name; default 15. */
+  softcap?: number
+  /** (rows, outputs), for the epilogue 'add'; it is not changed. */
+  y?: Float32Array
 }
 
 /**
  * y = epilogue(x w^T): the linear layers of MODEL.md 1. x (rows, k), w (outputs, k) of the same type -> (rows, outputs),
  * float32, or the type of x for 'relu2'. Where w is int8 or int4, x is float32 and is rounded to int8 in groups of 64 or 32
- * before the kernel runs, and so is the result of 'relu2'.
+ * before the kernel runs, and so is the result of 'relu2'. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
  */
 export function matmul(x: Elements, w: Elements | PackedMatrix, options: MatmulOptions): Elements {
   checkKnown(options, ['rows', 'k', 'outputs', 'dtype', 'epilogue', 'softcap', 'y', 'isa', 'timer'])
@@ -98,22 +109,33 @@ export function matmul(x: Elements, w: Elements | PackedMatrix, options: MatmulO
   return out
 }
 
+/** Shapes of {@link flashAttention}, and what a query sees. */
 export interface FlashAttentionOptions extends KernelOptions {
+  /** H: query heads. */
   heads: number
-  kvHeads?: number                 // default: heads
-  headDim: number                  // even, at most 1024
+  /** K: heads of keys and values, which divides H; default: heads. */
+  kvHeads?: number
+  /** D: even, at most 1024. */
+  headDim: number
+  /** T: rows of q. */
   queries: number
+  /** S: rows of k and v. */
   keys: number
-  firstPosition?: number           // of the first query; default: the last query is the last key
-  firstKey?: number                // position of k[0], default 0; keys before it must be out of the window
-  window?: number                  // a query sees itself and this many keys before it; default: all
-  scale?: number                   // default 1 / sqrt(headDim)
+  /** Position of the first query; default: the last query is the last key. */
+  firstPosition?: number
+  /** Position of k[0], default 0; keys before it must be out of the window. */
+  firstKey?: number
+  /** A query sees itself and this many keys before it; default: all. */
+  window?: number
+  /** Default 1 / sqrt(headDim). */
+  scale?: number
+  /** Of q, k and v; default q's. */
   dtype?: Dtype
 }
 
 /**
  * softmax(scale * q k^T) v, causal, in pages of 64 keys as the KV cache has them (MODEL.md 1). q (queries, heads, headDim);
- * k, v (keys, kvHeads, headDim), packed before the kernel runs; query head h reads kv head h / (heads / kvHeads) -> like q.
+ * k, v (keys, kvHeads, headDim), packed before the kernel runs; query head h reads kv head h / (heads / kvHeads) -> like q. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
  */
 export function flashAttention(q: Elements, k: Elements, v: Elements, options: FlashAttentionOptions): Elements {
   checkKnown(options, ['heads', 'kvHeads', 'headDim', 'queries', 'keys', 'firstPosition', 'firstKey', 'window', 'scale', 'dtype', 'isa', 'timer'])
@@ -139,17 +161,23 @@ export function flashAttention(q: Elements, k: Elements, v: Elements, options: F
   return out
 }
 
+/** Shapes of {@link appendKvCache}. */
 export interface AppendKvCacheOptions extends KernelOptions {
+  /** Rows of k and v. */
   keys: number
+  /** K: heads of keys and values. */
   kvHeads: number
+  /** D: even, at most 1024. */
   headDim: number
-  firstSlot?: number               // 0..63 of the first page, default 0
-  dtype?: Dtype                    // of the cache, default float32
+  /** Of the first page, 0 to 63; default 0. */
+  firstSlot?: number
+  /** Of the cache; default 'float32'. */
+  dtype?: Dtype
 }
 
 /**
  * Writes k and v (keys, kvHeads, headDim) to new pages of 64 slots, the rest of which is zero. A page is (kvHeads, keys and
- * values): keys (headDim / s, 64, s), values (64 / s, headDim rounded up to 16, s), s = 1 in float32 and 2 in bfloat16.
+ * values): keys (headDim / s, 64, s), values (64 / s, headDim rounded up to 16, s), s = 1 in float32 and 2 in bfloat16. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
  */
 export function appendKvCache(k: Float32Array, v: Float32Array, options: AppendKvCacheOptions): Elements {
   checkKnown(options, ['keys', 'kvHeads', 'headDim', 'firstSlot', 'dtype', 'isa', 'timer'])
@@ -165,7 +193,10 @@ export function appendKvCache(k: Float32Array, v: Float32Array, options: AppendK
   return pages
 }
 
-/** cos and sin (rows, headDim / 2) of positions firstPosition.. (MODEL.md 1, RoPE): the angle is rounded to float32 first. */
+/**
+ * cos and sin (rows, headDim / 2) of the positions from firstPosition (0) on; `base` 1e5, G6's, where none is given (MODEL.md 1 and 2, RoPE).
+ * The angle is rounded to float32 first. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
+ */
 export function rotaryTable(options: { rows: number, headDim: number, firstPosition?: number, base?: number }): { cos: Float32Array, sin: Float32Array } {
   checkKnown(options, ['rows', 'headDim', 'firstPosition', 'base'])
   const { rows, headDim, firstPosition = 0, base = 1e5 } = options
@@ -186,9 +217,24 @@ export function rotaryTable(options: { rows: number, headDim: number, firstPosit
   return { cos, sin }
 }
 
-export interface RotaryOptions extends KernelOptions { rows: number, heads: number, headDim: number, scale?: number, eps?: number }
+/** Shapes and constants of {@link rotary}. */
+export interface RotaryOptions extends KernelOptions {
+  /** T: positions. */
+  rows: number
+  /** H or K. */
+  heads: number
+  /** D: even, at most 1024. */
+  headDim: number
+  /** s of MODEL.md 2; default 1. */
+  scale?: number
+  /** Of the norm; default 2^-23. */
+  eps?: number
+}
 
-/** scale * norm(rope(x)): queries and keys of MODEL.md 1. x (rows, heads, headDim), cos and sin (rows, headDim / 2) -> like x. */
+/**
+ * scale * norm(rope(x)): queries and keys of MODEL.md 1. x (rows, heads, headDim), cos and sin (rows, headDim / 2) -> like x.
+ * Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
+ */
 export function rotary(x: Float32Array, cos: Float32Array, sin: Float32Array, options: RotaryOptions): Float32Array {
   checkKnown(options, ['rows', 'heads', 'headDim', 'scale', 'eps', 'isa', 'timer'])
   const { rows, heads, headDim, scale = 1, eps = normEps } = options
@@ -204,9 +250,17 @@ export function rotary(x: Float32Array, cos: Float32Array, sin: Float32Array, op
   return out
 }
 
-export interface NormOptions extends KernelOptions { rows: number, width: number, eps?: number }
+/** Shape of {@link rmsNorm} and {@link embed}. */
+export interface NormOptions extends KernelOptions {
+  /** T: positions. */
+  rows: number
+  /** C: channels. */
+  width: number
+  /** Default 2^-23. */
+  eps?: number
+}
 
-/** norm(x) = x * rsqrt(mean(x^2) + eps). x (rows, width) -> the same in `dtype`, default float32. */
+/** norm(x) = x * rsqrt(mean(x^2) + eps), MODEL.md 1. x (rows, width) -> the same in `dtype`, default float32. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY. */
 export function rmsNorm(x: Float32Array, options: NormOptions & { dtype?: Dtype }): Elements {
   checkKnown(options, ['rows', 'width', 'eps', 'dtype', 'isa', 'timer'])
   const { rows, width, eps = normEps, dtype = 'float32' } = options
@@ -218,7 +272,7 @@ export function rmsNorm(x: Float32Array, options: NormOptions & { dtype?: Dtype 
   return out
 }
 
-/** norm(wte[id]) of rows (rows, width) of the table, of either type -> float32. */
+/** norm(wte[id]), MODEL.md 1: tableRows (rows, width) are the gathered rows of the table, of either type -> float32. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY. */
 export function embed(tableRows: Elements, options: NormOptions): Float32Array {
   checkKnown(options, ['rows', 'width', 'eps', 'isa', 'timer'])
   const { rows, width, eps = normEps } = options
@@ -229,7 +283,7 @@ export function embed(tableRows: Elements, options: NormOptions): Float32Array {
   return out
 }
 
-/** residLambda * x + x0Lambda * x0; x and x0 of the same length -> like x. */
+/** residLambda * x + x0Lambda * x0, MODEL.md 1; x and x0 of the same length -> like x. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY. */
 export function mix(x: Float32Array, x0: Float32Array, options: KernelOptions & { residLambda: number, x0Lambda: number }): Float32Array {
   checkKnown(options, ['residLambda', 'x0Lambda', 'isa', 'timer'])
   const { residLambda, x0Lambda } = options
@@ -244,11 +298,23 @@ export function mix(x: Float32Array, x0: Float32Array, options: KernelOptions & 
   return out
 }
 
-export interface GatedValueOptions extends KernelOptions { rows: number, kvHeads: number, headDim: number, gateChannels?: number, gateScale?: number }
+/** Shapes and constants of {@link gatedValueEmbedding}. */
+export interface GatedValueOptions extends KernelOptions {
+  /** T: positions. */
+  rows: number
+  /** K: heads of keys and values. */
+  kvHeads: number
+  /** D: even, at most 1024. */
+  headDim: number
+  /** g of MODEL.md 2: channels that the gate looks at; default 12. */
+  gateChannels?: number
+  /** m of MODEL.md 2; default 3. */
+  gateScale?: number
+}
 
 /**
  * v + gateScale * sigmoid(veGate n) * valueEmbeds (MODEL.md 1, G4 and later). v and the gathered rows of value_embeds
- * (rows, kvHeads, headDim), veGate (kvHeads, gateChannels), n (rows, gateChannels) -> like v. Defaults of G6: 12 and 3.
+ * (rows, kvHeads, headDim), veGate (kvHeads, gateChannels), n (rows, gateChannels) -> like v. The defaults are G6's. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY.
  */
 export function gatedValueEmbedding(v: Float32Array, valueEmbeds: Elements, veGate: Float32Array, n: Elements, options: GatedValueOptions): Float32Array {
   checkKnown(options, ['rows', 'kvHeads', 'headDim', 'gateChannels', 'gateScale', 'isa', 'timer'])
@@ -266,7 +332,7 @@ export function gatedValueEmbedding(v: Float32Array, valueEmbeds: Elements, veGa
   return out
 }
 
-/** x rounded to bfloat16: to the nearest, ties to even. */
+/** x rounded to bfloat16: to the nearest, ties to even. Throws ERR_INVALID_ARG, ERR_OUT_OF_MEMORY. */
 export function toBfloat16(x: Float32Array, options: KernelOptions = {}): Uint16Array {
   checkKnown(options, ['isa', 'timer'])
   if (!(x instanceof Float32Array) || x.length === 0) throw invalidArg('x', 'a Float32Array that is not empty', x)

@@ -6,7 +6,7 @@ import { NanochatError, invalidArg } from './errors.js'
  * `Engine.prefill`. It may hold ids whose keys and values the next call computes first (the last token of an output).
  */
 export class KVCache implements Disposable {
-  /** Positions it may hold. */
+  /** Positions it may hold, 10 * sequenceLen at most; memory is taken as it fills. */
   readonly maxSeqLen: number
   /** @internal The model it belongs to. */
   readonly backend: Backend
@@ -28,7 +28,7 @@ export class KVCache implements Disposable {
     return this.ids.length
   }
 
-  /** Forgets everything from position `pos` on. Throws ERR_INVALID_ARG while a call uses the cache. */
+  /** Forgets everything from position `pos` on. Throws ERR_INVALID_ARG, also while a call uses the cache, and ERR_DISPOSED. */
   truncate(pos: number): void {
     this.#checkFree()
     const length = this.ids.length
@@ -37,7 +37,7 @@ export class KVCache implements Disposable {
     if (this.#sequence.length > pos) this.#sequence.truncate(pos)
   }
 
-  /** Forgets everything. */
+  /** Forgets everything. Throws as `truncate`. */
   reset(): void {
     this.truncate(0)
   }

@@ -12,10 +12,11 @@ import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type Na
 import { checkInteger, checkKnown, checkSignal } from './options.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 
+/** Which checkpoint, and how it is held in memory. An option that is not known is ERR_INVALID_ARG. */
 export interface LoadOptions {
-  /** 'd24'; default: the largest d<N> on disk. */
+  /** 'd24'; default: the largest d<N> on disk. Not with a directory, nor with the demo model. */
   modelTag?: string | undefined
-  /** Default: the last one. */
+  /** Training step, the number in model_<step>.pt; default: the last one. */
   step?: number | undefined
   /** Default: $NANOCHAT_BASE_DIR, else ~/.cache/nanochat. */
   baseDir?: string | undefined
@@ -27,20 +28,33 @@ export interface LoadOptions {
   threads?: number | undefined
   /** CPU instruction set to use, one that `nanochat-node/kernels` lists; default: the best. */
   isa?: string | undefined
-  /** What a checkpoint may not record (MODEL.md 2). */
+  /** Of the logits, where the checkpoint does not record it (MODEL.md 2); default: its generation's. */
   softcap?: number | undefined
+  /** S and L for the windows of layers in turn, where the meta file misses it (MODEL.md 1); default: the meta file's, else 'L' with a warning. */
   windowPattern?: string | undefined
+  /** Precision of the cosines and sines of RoPE; 'bfloat16' rounds them as nanochat did up to G4. Default 'float32'. */
   ropeTable?: 'float32' | 'bfloat16' | undefined
   /** Called a few dozen times while the weights are converted, or read from a packed file, in bytes. */
   onProgress?: ((progress: LoadProgress) => void) | undefined
+  /** Ends the loading, which rejects with `signal.reason`. */
   signal?: AbortSignal | undefined
 }
 
-/** 'write' only while a checkpoint is converted to a file. */
-export interface LoadProgress { phase: 'read' | 'convert' | 'upload' | 'write', bytes: number, total: number }
+/** How far loading or converting is. */
+export interface LoadProgress {
+  /** 'read' and 'convert' weights, 'upload' to a GPU, 'write' while a checkpoint is converted to a file. */
+  phase: 'read' | 'convert' | 'upload' | 'write'
+  /** Done in this phase. */
+  bytes: number
+  /** Bytes of this phase. */
+  total: number
+}
 
+/** A model with its tokenizer. Disposing it disposes the model. */
 export interface Loaded extends AsyncDisposable {
+  /** Computes logits. */
   model: GPT
+  /** Of as many tokens as the model's vocabulary. */
   tokenizer: Tokenizer
   /** The checkpoint's meta file, or a Hugging Face directory's config.json. */
   meta: Record<string, unknown>
@@ -49,8 +63,8 @@ export interface Loaded extends AsyncDisposable {
 const loadKeys = ['modelTag', 'step', 'baseDir', 'device', 'dtype', 'threads', 'isa', 'softcap', 'windowPattern', 'ropeTable', 'onProgress', 'signal', 'tokenizerDir']
 
 /**
- * Loads the demo model of the package, or the checkpoint that nanochat's training left in its base directory.
- * Throws ERR_CHECKPOINT_NOT_FOUND, ERR_CHECKPOINT_FORMAT, ERR_CHECKPOINT_ARCH, ERR_TOKENIZER_FORMAT, ERR_TOKENIZER_MISMATCH,
+ * Loads the `source`: the demo model of the package, or what nanochat's training left in its base directory, {base,chatsft,chatrl}_checkpoints.
+ * Rejects with ERR_CHECKPOINT_NOT_FOUND, ERR_CHECKPOINT_FORMAT, ERR_CHECKPOINT_ARCH, ERR_TOKENIZER_FORMAT, ERR_TOKENIZER_MISMATCH,
  * ERR_OUT_OF_MEMORY, ERR_DEVICE_UNAVAILABLE, ERR_INVALID_ARG.
  */
 export async function loadModel(source: 'demo' | 'base' | 'sft' | 'rl' = 'demo', options: LoadOptions = {}): Promise<Loaded> {
@@ -68,11 +82,12 @@ export async function loadModel(source: 'demo' | 'base' | 'sft' | 'rl' = 'demo',
 }
 
 /**
- * Loads a directory with model_<step>.pt and meta_<step>.json, a Hugging Face one, or a file of {@link convertCheckpoint} by its path or
- * alone in a directory. The tokenizer is looked for in
- * `tokenizerDir`, else in the directory itself, else where nanochat's layout has it, ../../tokenizer.
+ * Loads `dir`: a directory with model_<step>.pt and meta_<step>.json, a Hugging Face one, or a file of {@link convertCheckpoint} by its
+ * path or alone in a directory. The tokenizer is looked for in `tokenizerDir`, else in the directory itself, else where nanochat's layout
+ * has it, ../../tokenizer. Rejects as `loadModel`.
  */
 export async function loadModelFromDir(dir: string, options: LoadOptions & { tokenizerDir?: string | undefined } = {}): Promise<Loaded> {
+  checkPath('dir', dir)
   checkOptions(options)
   const { tokenizerDir, ...rest } = options
   const tokenizer = await loadTokenizer(tokenizerDir ?? await findTokenizer(dir))
@@ -85,15 +100,17 @@ export async function loadModelFromDir(dir: string, options: LoadOptions & { tok
   return { model, tokenizer, meta, [Symbol.asyncDispose]: () => model[Symbol.asyncDispose]() }
 }
 
-/** Loads the model alone; no tokenizer is needed. */
+/** Loads the model in `checkpointDir` alone, as {@link loadModelFromDir}; no tokenizer is needed. Rejects as `loadModel`. */
 export async function loadGPT(checkpointDir: string, options: LoadOptions = {}): Promise<GPT> {
+  checkPath('checkpointDir', checkpointDir)
   checkOptions(options)
   return (await loadCheckpoint(checkpointDir, options)).model
 }
 
 /**
- * A model of the newest generation whose weights are a formula of the seed, built in memory: for benchmarks and tests of
- * real sizes without a file. The formula is in docs/api.md.
+ * A model of the newest generation, G6, of any shape `config`, whose weights are a formula of `seed` (an integer below 2^32), built in
+ * memory: for benchmarks and tests of real sizes without a file. The formula is in docs/api.md. Rejects with ERR_INVALID_ARG,
+ * ERR_OUT_OF_MEMORY, ERR_DEVICE_UNAVAILABLE.
  */
 export async function seededGPT(config: GPTConfig, seed: number, options: LoadOptions = {}): Promise<GPT> {
   checkOptions(options)
@@ -163,6 +180,11 @@ export async function findTokenizer(checkpoint: string): Promise<string> {
     }
   }
   return join(dir, '..', '..', 'tokenizer')
+}
+
+/** Throws ERR_INVALID_ARG. */
+export function checkPath(name: string, path: unknown): void {
+  if (typeof path !== 'string' || path === '') throw invalidArg(name, 'a path', path)
 }
 
 /** Throws ERR_INVALID_ARG, also for an option that is not in `keys`. */

@@ -11,39 +11,64 @@ import { cageSpec, findCage, planCage, tiers, type CageLimits, type CagePlan, ty
 
 export type { Tier } from './sandbox-tier.js'
 
+/** Limits of a Python program, and the cage it asks for. */
 export interface ExecuteOptions {
-  timeoutMs?: number | undefined                  // 5000
-  maximumMemoryBytes?: number | undefined         // address space and data of the interpreter, 256 MiB
-  maxOutputBytes?: number | undefined             // kept of stdout, of stderr and of the result, each: 64 KiB
-  sandbox?: 'on' | 'off' | undefined              // 'off' runs the program with all rights of this process
-  minTier?: Tier | undefined                      // 'sealed'; below it: ERR_SANDBOX_UNAVAILABLE
-  python?: string | undefined                     // a path, or a name on the PATH; default: the first python3 that works in the cage
-  readOnlyPaths?: string[] | undefined            // shown to the program under their own names; folders are also import paths
-  poolSize?: number | undefined                   // warm interpreters kept, 2
-  seed?: number | undefined                       // seeds `random`; strings hash alike in every run anyway
+  /** Wall clock, 1 to 3,600,000; default 5000. */
+  timeoutMs?: number | undefined
+  /** Address space and data of the interpreter, at least 64 MiB; default 256 MiB. */
+  maximumMemoryBytes?: number | undefined
+  /** Kept of stdout, of stderr and of the result, each: 16 bytes to 1 MiB; default 64 KiB. */
+  maxOutputBytes?: number | undefined
+  /** 'off' runs the program with all rights of this process; default 'on'. */
+  sandbox?: 'on' | 'off' | undefined
+  /** The least cage that will do; below it ERR_SANDBOX_UNAVAILABLE. Default 'sealed'. */
+  minTier?: Tier | undefined
+  /** CPython 3.8 or newer: a path, or a name on the PATH; default: the first python3 that works in the cage. */
+  python?: string | undefined
+  /** Shown to the program under their own names; folders are also import paths. */
+  readOnlyPaths?: string[] | undefined
+  /** Warm interpreters kept, 0 to 64; default 2. */
+  poolSize?: number | undefined
+  /** Of `random`, below 2^32; strings hash alike in every run anyway. */
+  seed?: number | undefined
+  /** Ends the program; the call rejects with `signal.reason`. */
   signal?: AbortSignal | undefined
 }
 
+/** What a Python program did. */
 export interface ExecutionResult {
+  /** It ran to its end without an error. */
   success: boolean
+  /** What it printed, head and tail where that is more than `maxOutputBytes`. */
   stdout: string
+  /** Likewise what it wrote to stderr. */
   stderr: string
-  result: string | null              // str() of the last expression's value, null when there is none or it is None
-  error: string | null               // 'Type: message'
+  /** str() of the last expression's value; null when there is none or it is None. */
+  result: string | null
+  /** 'Type: message', or null. */
+  error: string | null
+  /** It ran longer than `timeoutMs`. */
   timeout: boolean
+  /** It wanted more than `maximumMemoryBytes`. */
   memoryExceeded: boolean
+  /** Part of stdout, stderr or the result is left out. */
   truncated: boolean
+  /** Of an interpreter that ended by itself, else null. */
   exitCode: number | null
+  /** What ended the interpreter, else null. */
   signal: NodeJS.Signals | null
+  /** Milliseconds from the call to the result. */
   durationMs: number
+  /** The cage it ran in; 'none' with `sandbox: 'off'`. */
   tier: Tier | 'none'
+  /** The layers of that cage. */
   layers: string[]
 }
 
 /**
- * Runs Python code in a cage made by the kernel (docs/sandbox.md), in a fresh interpreter that is used once. What the
- * code does is in the result, also when it fails; rejects with ERR_SANDBOX_UNAVAILABLE, ERR_INVALID_ARG or the signal's
- * reason. The result is what the code said: code that wants to lie about its own value can.
+ * Runs the Python program `code` in a cage made by the kernel (docs/sandbox.md), in a fresh interpreter that is used once. What it does
+ * is in the result, also when it fails. The result is what the code said: code that wants to lie about its own value can.
+ * Rejects with ERR_SANDBOX_UNAVAILABLE, ERR_INVALID_ARG or the signal's reason.
  */
 export function executeCode(code: string, options: ExecuteOptions = {}): Promise<ExecutionResult> {
   return keepAlive(execute(code, options))
@@ -74,19 +99,26 @@ async function execute(code: string, options: ExecuteOptions, given?: CagePlan):
   }
 }
 
+/** Of {@link pythonTool}: limits of every program, and of what the model reads. */
 export interface PythonToolOptions extends ExecuteOptions {
-  maxTokens?: number | undefined               // of the text given back to the model, 512
-  /** Counts them; without it every byte counts as one, which is never too few. */
+  /** Of the text given back to the model, which is cut in the middle; default 512. */
+  maxTokens?: number | undefined
+  /** Counts tokens; without it every byte counts as one, which is never too few. */
   encode?: ((text: string) => ArrayLike<number>) | undefined
 }
 
 /**
  * The engine's default tool. What nanochat's calculator answers is answered by it (not with a comma, which it would
  * drop); everything else runs in the cage. Gives back what the program printed, then str() of its last value on a line of
- * its own unless that is None; for an error only `Type: message`.
+ * its own unless that is None; for an error only `Type: message`. The tool needs no `row` of its context; `signal` ends the program.
+ * It rejects as {@link executeCode}. Throws ERR_INVALID_ARG.
  */
 export function pythonTool(options: PythonToolOptions = {}): (code: string, context: { row: number, signal: AbortSignal }) => Promise<string | null> {
+  checkKnown(options, [...optionNames, 'maxTokens', 'encode'])
   const { maxTokens = 512, encode, ...others } = options
+  check('', others)
+  checkInteger('maxTokens', maxTokens, 1, Number.MAX_SAFE_INTEGER)
+  if (encode !== undefined && typeof encode !== 'function') throw invalidArg('encode', 'a function', encode)
   return async (code, context) => {
     const answer = code.includes(',') ? null : useCalculator(code)
     if (answer !== null) return answer
@@ -95,15 +127,19 @@ export function pythonTool(options: PythonToolOptions = {}): (code: string, cont
   }
 }
 
-/** What the cage is made of on this machine, and what was refused on the way to it: for a person to read. */
+/**
+ * What the cage is made of on this machine, for a person to read: its `tier` and `layers`, the interpreter (`python`, the first that
+ * works where none is named) and its `pythonVersion`, and what was `refused` on the way; no cage is `tier` 'none'. Rejects with ERR_INVALID_ARG.
+ */
 export async function describeSandbox(python?: string): Promise<{ tier: Tier | 'none', layers: string[], python: string | null, pythonVersion: string | null, refused: string[] }> {
+  checkPython(python)
   const { plan, refusals } = await findCage(python)
   const refused = refusals.map((refusal) => `${refusal.tier} tier with ${refusal.python}: ${refusal.layer} missing: ${refusal.reason}`)
   if (!plan) return { tier: 'none', layers: [], python: null, pythonVersion: null, refused }
   return { tier: plan.tier, layers: [...plan.layers], python: plan.interpreter.executable, pythonVersion: plan.interpreter.version, refused }
 }
 
-/** Starts the warm interpreters ahead of the first call. */
+/** Starts the warm interpreters ahead of the first call. Rejects with ERR_SANDBOX_UNAVAILABLE, ERR_INVALID_ARG. */
 export async function warmSandbox(options: ExecuteOptions = {}): Promise<void> {
   const settings = check('', options)
   await keepAlive(planCage(options.python, settings.minTier).then((plan) => poolOf(plan, settings).refill()))
@@ -137,10 +173,14 @@ function check(code: string, options: ExecuteOptions): Settings {
   if (options.seed !== undefined) checkInteger('seed', options.seed, 0, 2 ** 32 - 1)
   if (!tiers.includes(minTier)) throw invalidArg('minTier', `one of ${tiers.join(', ')}`, minTier)
   if (options.sandbox !== undefined && options.sandbox !== 'on' && options.sandbox !== 'off') throw invalidArg('sandbox', "'on' or 'off'", options.sandbox)
-  if (options.python !== undefined && (typeof options.python !== 'string' || options.python === '')) throw invalidArg('python', 'a path or a program name', options.python)
+  checkPython(options.python)
   if (!Array.isArray(readOnlyPaths) || readOnlyPaths.some((path) => typeof path !== 'string' || path.includes(':') || path.includes('\0'))) throw invalidArg('readOnlyPaths', 'an array of paths without ":"', readOnlyPaths)
   const cpuSeconds = cpuSteps.find((step) => step * 1000 > timeoutMs) ?? Math.ceil(timeoutMs / 1000) + 1
   return { timeoutMs, maxOutputBytes, poolSize, minTier, cage: { memoryBytes: maximumMemoryBytes, cpuSeconds, readOnlyPaths: readOnlyPaths.map((path) => absolute(path)) } }
+}
+
+function checkPython(python: string | undefined): void {
+  if (python !== undefined && (typeof python !== 'string' || python === '')) throw invalidArg('python', 'a path or a program name', python)
 }
 
 function describeRun(outcome: Outcome, settings: Settings, tier: Tier | 'none', layers: readonly string[]): ExecutionResult {

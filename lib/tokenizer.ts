@@ -3,30 +3,38 @@ import { join } from 'node:path'
 import { bytePairMerger } from './bpe.js'
 import { SPECIAL_TOKENS, renderConversation, renderForCompletion, type Message, type SpecialToken } from './conversation.js'
 import { NanochatError, invalidArg } from './errors.js'
+import { checkKnown } from './options.js'
 import { pieceEnd } from './split.js'
 import { vocabularyFromHuggingFace, vocabularyFromPickle, type Vocabulary } from './vocabulary.js'
 
+/** Token ids: an array or a typed array of them. */
 export type Ids = ArrayLike<number>
 
 /** nanochat's tokenizer (MODEL.md 3 and 4). Synchronous; user text can never become a special token. */
 export interface Tokenizer {
   /**
    * The tokens of `text`, as ordinary text whatever it says. A lone surrogate is encoded as U+FFFD. `prepend` and
-   * `append` add one token, by the name of a special token or by id.
+   * `append` add one token, by the name of a special token or by id. Throws ERR_INVALID_ARG.
    */
   encode(text: string, options?: { prepend?: SpecialToken | number, append?: SpecialToken | number }): Int32Array
   /** The text of `ids`; special tokens read as their names, bytes that are not UTF-8 as U+FFFD. Throws ERR_INVALID_ARG for an unknown id. */
   decode(ids: Ids): string
-  /** Decodes token by token: what `write` and `end` return joins to what `decode` gives. A character is held back until it is complete. */
+  /** Decodes token by token: what `write` and `end` return joins to what `decode` gives. A character is held back until it is complete. `write` throws ERR_INVALID_ARG for an unknown id. */
   decoder(): { write(id: number): string, end(): string }
+  /** The id of the special token `name`. Throws ERR_INVALID_ARG. */
   encodeSpecial(name: SpecialToken): number
+  /** The id of <|bos|>, with which every document and conversation begins. */
   getBosTokenId(): number
+  /** V: all tokens, special ones included; ids are 0 to V - 1. */
   getVocabSize(): number
-  /** The tokens of a conversation and their training mask, 1 where the assistant speaks. Throws ERR_INVALID_CONVERSATION. */
+  /**
+   * The tokens `ids` of the conversation `messages` and their training `mask`, 1 where the assistant speaks (MODEL.md 4); both cut to
+   * `maxTokens` when it is given. Throws ERR_INVALID_CONVERSATION, which names the message at fault, and ERR_INVALID_ARG.
+   */
   renderConversation(messages: Message[], maxTokens?: number): { ids: Int32Array, mask: Uint8Array }
-  /** The prompt that makes the assistant answer; a final assistant message is dropped. Throws ERR_INVALID_CONVERSATION. */
+  /** The prompt that makes the assistant answer `messages`; a final assistant message is dropped (MODEL.md 4). Throws ERR_INVALID_CONVERSATION. */
   renderForCompletion(messages: Message[]): Int32Array
-  /** Tokens with `|` between them, for debugging; with a mask green for 1 and red for 0, unless NO_COLOR is set. */
+  /** The tokens of `ids` with `|` between them, for debugging; with a `mask` green for 1 and red for 0, unless NO_COLOR is set. Throws ERR_INVALID_ARG. */
   visualizeTokenization(ids: Ids, mask?: Uint8Array): string
 }
 
@@ -112,8 +120,10 @@ function newTokenizer({ tokens, specials, merges, keepsWholeTokens }: Vocabulary
   }
 
   const tokenizer: Tokenizer = {
-    encode(text, { prepend, append } = {}) {
+    encode(text, options = {}) {
       if (typeof text !== 'string') throw invalidArg('text', 'a string', text)
+      checkKnown(options, ['prepend', 'append'])
+      const { prepend, append } = options
       let ids: Int32Array = new Int32Array(16 + text.length / 2)
       let count = 0
       if (prepend !== undefined) ids[count++] = idOf('prepend', prepend)

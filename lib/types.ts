@@ -19,6 +19,7 @@ export interface SamplingOptions {
   seed?: number | undefined
 }
 
+/** How much to generate, how to draw it, and what ends it. */
 export interface GenerateOptions extends SamplingOptions {
   /** Rows decoded from one shared prefill; default 1, at most the engine's maxRows. */
   numSamples?: number | undefined
@@ -36,7 +37,10 @@ export interface GenerateOptions extends SamplingOptions {
   signal?: AbortSignal | undefined
 }
 
-/** Answers one python block: the text to inject, or null for nothing. `signal` aborts when the call ends before the answer. */
+/**
+ * Answers one python block: `code` is its text, `row` the row that wrote it; gives the text to inject, or null for nothing.
+ * `signal` aborts when the call ends before the answer. What it throws, the call rejects with.
+ */
 export type Tool = (code: string, context: { row: number, signal: AbortSignal }) => string | null | Promise<string | null>
 
 /**
@@ -50,14 +54,19 @@ export interface TokenColumn {
   tokenMasks: Uint8Array
   /** null while the row goes on; from the column of its last token on, why it ended. */
   finished: (FinishReason | null)[]
-  /** Of sampled tokens, under the softmax of the raw logits at temperature 1; NaN and [] for others. Only with the option. */
+  /**
+   * Only with the option: log-probabilities under the softmax of the raw logits at temperature 1, in nats. `token`: of each row's sampled
+   * token, NaN where there is none; `top`: of each row the likeliest ones, `id` and `logprob`, [] where nothing was sampled.
+   */
   logprobs?: { token: Float32Array, top: { id: number, logprob: number }[][] }
 }
 
 /** `stop`: the model ended its turn; `length`: maxTokens or the end of the context; `stop-sequence`: a stop string. */
 export type FinishReason = 'stop' | 'length' | 'stop-sequence'
 
+/** Of one call, or of one row of a chat. */
 export interface Stats {
+  /** Tokens of the prompt, once for all rows. */
   promptTokens: number
   /** Prompt tokens that came out of the kvCache. */
   cachedTokens: number
@@ -65,9 +74,9 @@ export interface Stats {
   generatedTokens: number
   /** Tokens forced by the tool, of all rows. */
   forcedTokens: number
-  /** From the first next() to the first token, waiting for other calls included. */
+  /** Milliseconds from the first next() to the first token, waiting for other calls included. */
   ttftMs: number
-  /** Mean time of a decoding step after the first token. Tools and the consumer of the tokens are not in it. */
+  /** Mean milliseconds of a decoding step after the first token. Tools and the consumer of the tokens are not in it. */
   tpotMs: number
   /** Tokens sampled by all rows in those steps, per second of them; 0 where there was none. */
   tokensPerSecond: number

@@ -32,10 +32,12 @@ function copyOfPackage(name: string): string {
 doctor('says what works here, on one screen and in one document', async () => {
   const [text, run] = await Promise.all([runCli(['doctor']), runCli(['doctor', '--json'])])
   assert.is(run.status, 0, run.stdout + run.stderr)
-  const { ok, failed, binary, kernels, threads, sandbox, python, demo, memory } = diagnosisOf(run)
+  const { ok, failed, binary, kernels, threads, cuda, sandbox, python, demo, memory } = diagnosisOf(run)
   assert.equal([ok, failed], [true, []])
   assert.ok(!('error' in binary) && binary.path === binding.addonPath() && binary.bytes > 1e5)
   assert.equal([kernels?.isa, kernels?.isas, threads.default], [native().info().isa, native().info().isas, native().info().physicalCores])
+  const { devices, reason } = await native().cudaDevices()
+  assert.equal([cuda.devices.length, cuda.reason], [devices.length, reason])
   const { tier, layers, python: path, pythonVersion } = await describeSandbox()
   assert.is(sandbox.tier, tier)
   assert.equal(sandbox.layers.flatMap(({ layer, state }) => state === 'on' ? [layer] : []), layers)

@@ -140,6 +140,10 @@ failures('an abort at any time leaves no file', () => withDir(async (dir) => {
     assert.is(await converting.then(() => 'converted', (error: Error) => error.message), phase)
     assert.equal(await readdir(out), [], phase)
   }
+  const late = new AbortController()
+  const written = convertCheckpoint(from, out, { dtype: 'float32', signal: late.signal, onProgress: (p) => { if (p.phase === 'write' && p.bytes === p.total) late.abort(new Error('late')) } })
+  assert.is(await written.then(() => 'converted', (error: Error) => error.message), 'late')
+  assert.equal(await readdir(out), [], 'late')
   await rejects(() => loadGPT(out), 'ERR_CHECKPOINT_NOT_FOUND', /It is empty/)
 }))
 

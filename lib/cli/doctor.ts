@@ -68,7 +68,7 @@ async function diagnose(): Promise<Diagnosis> {
     platform: platform(), node, binary,
     kernels: isLoaded ? kernelChoice(native().info()) : null,
     threads: threads(isLoaded ? native().info().physicalCores : null),
-    cuda: await findCuda(),
+    cuda: isLoaded ? await findCuda() : { devices: [], reason: 'not tried: it needs the binary' },
     ...isLoaded ? await trySandbox() : withoutBinary(),
     demo, memory: memory()
   }
@@ -90,7 +90,8 @@ function findBinary(): Diagnosis['binary'] {
 }
 
 async function findCuda(): Promise<Cuda> {
-  return { devices: [], reason: 'this version computes on the CPU only' }
+  const { devices, reason } = await native().cudaDevices()
+  return { devices: devices.map(({ name, bytes }, i) => `cuda:${i} ${name}, ${short(bytes, 'B')}`), reason }
 }
 
 async function tryDemo(): Promise<Diagnosis['demo']> {

@@ -24,38 +24,57 @@ export function runShell(line: string): Run {
   return spawnSync('bash', ['-c', line.replaceAll('$CLI', cli)], { cwd: root, encoding: 'utf8', env: environment({}) })
 }
 
-/** Text to wait for, or keys to press. */
-export type Step = { expect: string } | { send: string }
+/** Text to wait for, keys to press, or time to pass. */
+export type Step = { expect: string } | { send: string } | { pauseSeconds: number }
+
+export interface TerminalRun {
+  status: number
+  transcript: string
+  missing: string | null
+  /** Of each step. */
+  seconds: number[]
+  /** The transcript as it came, with the seconds since the start. */
+  chunks: [seconds: number, text: string][]
+}
 
 export const hasTerminal = process.platform !== 'win32' && spawnSync('python3', ['-c', 'import pty']).status === 0
 
 /** Runs it in a pseudo terminal and takes the steps in order; `missing` is the text that did not come within 20 s. */
-export async function runInTerminal(args: readonly string[], steps: readonly Step[], env: NodeJS.ProcessEnv = {}): Promise<{ status: number, transcript: string, missing: string | null, seconds: number[] }> {
+export async function runInTerminal(args: readonly string[], steps: readonly Step[], env: NodeJS.ProcessEnv = {}): Promise<TerminalRun> {
   const child = spawn('python3', ['-c', terminalDriver, JSON.stringify([process.execPath, ...nodeArgs, ...args]), JSON.stringify(steps)],
     { cwd: root, env: environment({ TERM: 'xterm', ...env }), stdio: ['ignore', 'pipe', 'inherit'] })
   let report = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => { report += text })
   await new Promise((resolve) => child.on('close', resolve))
-  return JSON.parse(report) as Awaited<ReturnType<typeof runInTerminal>>
+  return JSON.parse(report) as TerminalRun
 }
 
 const terminalDriver = `
-import json, os, pty, select, sys, time
+import codecs, json, os, pty, select, sys, time
 command, steps = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 pid, terminal = pty.fork()
 if pid == 0:
     os.execv(command[0], command)
-seen, transcript, missing, seconds = b'', b'', None, []
+seen, transcript, missing, seconds, chunks = b'', b'', None, [], []
+begin = time.time()
+decoder = codecs.getincrementaldecoder('utf-8')('replace')
 def read_more(until):
     ready, _, _ = select.select([terminal], [], [], max(0, until - time.time()))
     try:
-        return os.read(terminal, 65536) if ready else None
+        more = os.read(terminal, 65536) if ready else None
     except OSError:
         return b''
+    if more:
+        chunks.append((time.time() - begin, decoder.decode(more)))
+    return more
 for step in steps:
     start = time.time()
     if 'send' in step:
         os.write(terminal, step['send'].encode())
+    elif 'pauseSeconds' in step:
+        while (more := read_more(start + step['pauseSeconds'])):
+            seen += more
+            transcript += more
     else:
         wanted = step['expect'].encode()
         while wanted not in seen:
@@ -75,7 +94,7 @@ while (more := read_more(end)):
 if more is None:
     os.kill(pid, 9)
 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-print(json.dumps({'status': status, 'transcript': transcript.decode(errors='replace'), 'missing': missing, 'seconds': seconds}))
+print(json.dumps({'status': status, 'transcript': transcript.decode(errors='replace'), 'missing': missing, 'seconds': seconds, 'chunks': chunks}))
 `
 
 function environment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
