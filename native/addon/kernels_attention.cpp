@@ -72,7 +72,8 @@ template <class T> Napi::Value flash_attention_of(Arguments& args, const Kernels
       seen[r] = {s.first_seen(position), position};
     }
     const int64_t at = query * q_stride + static_cast<int64_t>(head) * s.D, stride = over_heads ? s.D : q_stride, k_offset = head / group * layout.head_elements();
-    kernels.of<T>().attention_tile({q + at, stride, out + at, stride, seen, rows, s.D, s.scale, pages.data(), k_offset, k_offset + layout.key_elements()});
+    const void* first = static_cast<const T*>(pages[static_cast<size_t>(layout.first_page())]) + (k_offset + layout.head_elements()) % layout.page_elements();
+    kernels.of<T>().attention_tile({q + at, stride, out + at, stride, seen, rows, s.D, s.scale, pages.data(), k_offset, k_offset + layout.key_elements(), first});
   };
   return timed(args.env(), repeat, [&] {
     // as in the forward pass: one query shares a kv head's keys among the heads of its group, several share them per head

@@ -11,6 +11,7 @@ namespace nanochat {
 namespace {
 
 constexpr int64_t kTaskBytes = 600 << 10;  // of a matrix that one task reads for few rows
+constexpr int64_t kTaskHeads = 8;          // of single tokens whose attention is one task
 constexpr int kLeastGroup = 32;        // of a row of quantised activations
 constexpr int64_t kSerialWork = 8192;  // elements below which waking the other threads costs more than it saves
 
@@ -87,7 +88,7 @@ template <class T, class X> class Forward final : public CpuModel {
     int64_t position;
   };
 
-  // Up to kTileRows rows of attention that read the same keys: heads of one token, or tokens of one head.
+  // Rows of attention that read the same keys: the heads of one token, or up to kTileRows tokens of one head.
   struct Tile {
     int64_t token;
     int head, rows;
@@ -125,7 +126,7 @@ template <class T, class X> class Forward final : public CpuModel {
       const BatchRow& row = batch[r];
       for (int h = 0; h < K; h++) {
         if (row.count == 1) {
-          for (int g = 0; g < group; g += kTileRows) tiles_.push_back({row_begin_[r], h * group + g, std::min(kTileRows, group - g), true, &row});
+          tiles_.push_back({row_begin_[r], h * group, group, true, &row});
           continue;
         }
         for (int g = 0; g < group; g++) {
@@ -176,8 +177,8 @@ template <class T, class X> class Forward final : public CpuModel {
       });
       matmul(layer.c_qkv, inputs(layer.c_qkv, n(0)), T_(), Epilogue::store, qkv(0), c.qkv_dim());
       if (aborted()) return abort;
-      append_keys_and_values(l, layer);
-      attention(l);
+      append_prompts(l, layer);
+      attention(l, layer);
       if (aborted()) return abort;
       if (kQuantized) each_token(C, [&](int64_t t) { quantize_attention(t, layer.c_proj); });
       matmul(layer.c_proj, inputs(layer.c_proj, y(0)), T_(), Epilogue::add, x(0), C);     // x = x + c_proj y
@@ -230,54 +231,76 @@ template <class T, class X> class Forward final : public CpuModel {
     });
   }
 
-  // q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache, q to q_.
-  void append_keys_and_values(int l, const LayerWeights& layer) {
+  // The keys and values of rows of several tokens, before any of their tiles reads them.
+  void append_prompts(int l, const LayerWeights& layer) {
+    const int K = config_.n_kv_head;
+    if (std::all_of(tiles_.begin(), tiles_.end(), [](const Tile& tile) { return tile.over_heads; })) return;
+    each(static_cast<int64_t>(batch_->size()) * K, T_() * config_.qkv_dim(), [&](int64_t task) {
+      const size_t r = static_cast<size_t>(task / K);
+      const BatchRow& row = (*batch_)[r];
+      for (int64_t t = row_begin_[r]; row.count > 1 && t < row_begin_[r] + row.count; t++) append(l, layer, row, t, static_cast<int>(task % K));
+    });
+  }
+
+  // Of kv head h: q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache, q to q_.
+  void append(int l, const LayerWeights& layer, const BatchRow& row, int64_t t, int h) {
     const auto& c = config_;
     const int D = c.head_dim, K = c.n_kv_head, group = c.n_head / K;
-    each(static_cast<int64_t>(batch_->size()) * K, T_() * c.qkv_dim(), [&](int64_t task) {
-      const size_t r = static_cast<size_t>(task / K);
-      const int h = static_cast<int>(task % K);
-      const BatchRow& row = (*batch_)[r];
-      for (int64_t t = row_begin_[r]; t < row_begin_[r] + row.count; t++) {
-        const Token& token = tokens_[static_cast<size_t>(t)];
-        const float* cos = cos_.template as<float>() + t * (D / 2);
-        const float* sin = sin_.template as<float>() + t * (D / 2);
-        for (int g = 0; g < group; g++) {
-          float* q = qkv(t) + (h * group + g) * D;
-          kernels_->rope_norm(q, cos, sin, D, c.norm_eps, c.qk_scale);
-          k_.convert(q, D, q_.template as<T>() + t * c.n_embd + (h * group + g) * D);
-        }
-        float* k = qkv(t) + (c.n_head + h) * D;
-        float* v = qkv(t) + (c.n_head + K + h) * D;
-        kernels_->rope_norm(k, cos, sin, D, c.norm_eps, c.qk_scale);
-        if (c.has_value_embedding(l)) {
-          const Table& table = layer.value_embeds;
-          const uint8_t* value = static_cast<const uint8_t*>(table.row(token.id)) + static_cast<int64_t>(h) * D * (table.is_bf16 ? 2 : 4);
-          kernels_->of<Norm>().gated_value(v, value, table.is_bf16, D, layer.ve_gate.data() + h * c.ve_gate_channels, n(t), c.ve_gate_channels, c.ve_gate_scale);
-        }
-        T* page = static_cast<T*>(row.sequence->page(token.position / kPage));
-        k_.append_kv(k, v, D, static_cast<int>(token.position % kPage), page + key_offset(l, h), page + value_offset(l, h));
+    const Token& token = tokens_[static_cast<size_t>(t)];
+    const float* cos = cos_.template as<float>() + t * (D / 2);
+    const float* sin = sin_.template as<float>() + t * (D / 2);
+    for (int g = 0; g < group; g++) {
+      float* q = qkv(t) + (h * group + g) * D;
+      kernels_->rope_norm(q, cos, sin, D, c.norm_eps, c.qk_scale);
+      k_.convert(q, D, q_.template as<T>() + t * c.n_embd + (h * group + g) * D);
+    }
+    float* k = qkv(t) + (c.n_head + h) * D;
+    float* v = qkv(t) + (c.n_head + K + h) * D;
+    kernels_->rope_norm(k, cos, sin, D, c.norm_eps, c.qk_scale);
+    if (c.has_value_embedding(l)) {
+      const Table& table = layer.value_embeds;
+      const uint8_t* value = static_cast<const uint8_t*>(table.row(token.id)) + static_cast<int64_t>(h) * D * (table.is_bf16 ? 2 : 4);
+      kernels_->of<Norm>().gated_value(v, value, table.is_bf16, D, layer.ve_gate.data() + h * c.ve_gate_channels, n(t), c.ve_gate_channels, c.ve_gate_scale);
+    }
+    T* page = static_cast<T*>(row.sequence->page(token.position / kPage));
+    k_.append_kv(k, v, D, static_cast<int>(token.position % kPage), page + key_offset(l, h), page + value_offset(l, h));
+  }
+
+  // y = attention(q, k, v): query i sees keys max(0, i - w)..i. note: the stores of a single token's keys and values miss
+  // the cache; they end while the older keys are read.
+  void attention(int l, const LayerWeights& layer) {
+    const bool decoding = tokens_.size() == batch_->size();
+    in_stretches(static_cast<int64_t>(tiles_.size()), decoding ? kTaskHeads : 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const Tile& tile = tiles_[static_cast<size_t>(i)];
+        if (tile.over_heads) append(l, layer, *tile.row, tile.token, tile.head * config_.n_kv_head / config_.n_head);
+        attend(l, tile, tiles_[static_cast<size_t>(std::min(i + 1, end - 1))]);
       }
     });
   }
 
-  // y = attention(q, k, v): query i sees keys max(0, i - w)..i.
-  void attention(int l) {
+  void attend(int l, const Tile& tile, const Tile& next) {
     const auto& c = config_;
-    const int D = c.head_dim, group = c.n_head / c.n_kv_head, window = c.windows[static_cast<size_t>(l)];
-    pool_->run(static_cast<int64_t>(tiles_.size()), [&](int64_t i) {
-      const Tile& tile = tiles_[static_cast<size_t>(i)];
-      const int h = tile.head / group;
+    const int D = c.head_dim, group = c.n_head / c.n_kv_head, h = tile.head / group;
+    for (int first = 0; first < tile.rows; first += kTileRows) {
+      const int rows = std::min(kTileRows, tile.rows - first);
       AttentionRow seen[kTileRows];
-      for (int r = 0; r < tile.rows; r++) {
-        const int64_t position = tokens_[static_cast<size_t>(tile.token + (tile.over_heads ? 0 : r))].position;
-        seen[r] = {window < 0 ? 0 : std::max<int64_t>(0, position - window), position};
-      }
-      const int64_t at = tile.token * c.n_embd + static_cast<int64_t>(tile.head) * D;
+      for (int r = 0; r < rows; r++) seen[r] = seen_by(l, tile.token + (tile.over_heads ? 0 : r));
+      const int64_t at = tile.token * c.n_embd + static_cast<int64_t>(tile.head + first) * D;
       const int64_t stride = tile.over_heads ? D : c.n_embd;
-      k_.attention_tile({q_.template as<T>() + at, stride, y_.template as<T>() + at, stride, seen, tile.rows, D,
-                         1.0f / std::sqrt(static_cast<float>(D)), tile.row->sequence->pages().data(), key_offset(l, h), value_offset(l, h)});
-    });
+      k_.attention_tile({q_.template as<T>() + at, stride, y_.template as<T>() + at, stride, seen, rows, D,
+                         1.0f / std::sqrt(static_cast<float>(D)), tile.row->sequence->pages().data(), key_offset(l, h), value_offset(l, h), first_keys(l, next)});
+    }
+  }
+
+  AttentionRow seen_by(int l, int64_t t) const {
+    const int64_t position = tokens_[static_cast<size_t>(t)].position, window = config_.windows[static_cast<size_t>(l)];
+    return {window < 0 ? 0 : std::max<int64_t>(0, position - window), position};
+  }
+
+  const T* first_keys(int l, const Tile& tile) const {
+    const auto page = static_cast<size_t>(seen_by(l, tile.token).first / kPage);
+    return static_cast<const T*>(tile.row->sequence->pages()[page]) + key_offset(l, tile.head * config_.n_kv_head / config_.n_head);
   }
 
   // x = x - backout_lambda x_backout;  logits = cap * tanh(lm_head norm(x) / cap), for the tokens that want them.
@@ -353,7 +376,7 @@ template <class T, class X> class Forward final : public CpuModel {
   template <class F> void each_panel(const PackedMatrix& w, const Rows& x, int64_t rows, const F& set_output) {
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
     const int64_t fair = w.panels() / (2 * pool_->threads()), long_enough = kTaskBytes / w.panel_size();
-    const int64_t pieces = w.panels() * blocks, per_task = blocks > 1 ? 1 : std::max<int64_t>(1, std::min(fair, long_enough));
+    const int64_t per_task = blocks > 1 ? 1 : std::max<int64_t>(1, std::min(fair, long_enough));
     const auto compute = [&](int64_t piece) {
       const int64_t panel = piece / blocks, row = piece % blocks * kRowBlock;
       typename std::conditional<kQuantized, QuantizedPanel, MatmulPanel<T>>::type a{};
@@ -373,9 +396,15 @@ template <class T, class X> class Forward final : public CpuModel {
         k_.matmul_panel(a);
       }
     };
-    pool_->run((pieces + per_task - 1) / per_task, [&](int64_t task) {
-      for (int64_t piece = task * per_task; piece < std::min(pieces, (task + 1) * per_task); piece++) compute(piece);
+    in_stretches(w.panels() * blocks, per_task, [&](int64_t begin, int64_t end) {
+      for (int64_t piece = begin; piece < end; piece++) compute(piece);
     });
+  }
+
+  // f(begin, end) for stretches of [0, count) of at most `most`, equally many for every thread.
+  template <class F> void in_stretches(int64_t count, int64_t most, const F& f) {
+    const int64_t threads = pool_->threads(), tasks = std::min(count, ((count + most - 1) / most + threads - 1) / threads * threads);
+    pool_->run(tasks, [&](int64_t task) { f(count * task / tasks, count * (task + 1) / tasks); });
   }
 
   // f(0) .. f(count - 1), on all threads when there is enough work (in elements) to share.

@@ -108,6 +108,7 @@ template <class T> struct AttentionTile {
   const void* const* pages;  // page p holds keys 64p..64p+63
   int64_t k_offset;          // elements from a page's start to this head's keys (D / step, 64, step)
   int64_t v_offset;          // and to its values (64 / step, value_dim(D), step)
+  const void* next;          // what will be read after these keys and values: one row asks for its beginning
 };
 
 constexpr int kTileRows = 6;  // rows of a register tile, and of an attention tile

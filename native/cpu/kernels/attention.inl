@@ -4,14 +4,15 @@
 // with an online softmax; every page starts at a multiple of 64, so a row's arithmetic depends on its position only.
 // Bound: memory of the cache for one row, FMA throughput for six.
 
-// How far ahead of its loads one row asks for keys and values: farther than a product, whose loads do not pause for a softmax.
+// How far ahead of its loads one row asks for keys and values: farther than a product, and into what it reads next, because a
+// page of a head is a short stretch of memory.
 constexpr int kPageAheadBytes = 16384;
 
-// scores[r][j] = q[r] . k[j] for all 64 keys of a page
-// streams: the page is read from memory, values behind keys
-template <class T, int MR, bool streams>
-inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, float (*scores)[kPage]) {
+// scores[r][j] = q[r] . k[j] for all 64 keys of a page. next: what is read after them, when they come from memory
+template <class T, int MR, bool streams = false>
+inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, float (*scores)[kPage], const T* next = nullptr) {
   constexpr int NV = tile_vectors<T>(MR);
+  const int middle = streams ? D - std::min(D, kPageAheadBytes / static_cast<int>(kPage * sizeof(T))) : D;
   for (int key = 0; key < kPage; key += NV * kLanes) {
     Vec acc[MR][NV];
 #pragma GCC unroll 8
@@ -20,7 +21,8 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
       for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
     }
     const T* w = keys + key * kStep<T>;
-    tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, D, acc, w + kPageAheadBytes / sizeof(T));
+    tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, middle, acc, w + (D - middle) * kPage);
+    if (streams) tile<T, MR, NV, true>(q + middle, q_stride, w + middle * kPage, kPage * kStep<T>, D - middle, acc, next + key * kStep<T>);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 16
@@ -59,17 +61,17 @@ inline void add_values(const T (*p)[kPage], const T* values, int from, int to, i
   for (; d < DV; d += kLanes) add_values_at<T, MR, 1, streams>(p, values, from, to, DV, d, acc_rows, ahead);
 }
 
-// The values of one row's whole page, and meanwhile those further on and the beginning of what is read next.
-template <class T> inline void stream_values(const T (*p)[kPage], const T* values, int DV, float (*acc)[1024], const T* next_keys) {
-  const int ahead = std::min(kPage, kPageAheadBytes / static_cast<int>(DV * sizeof(T)) / 2 * 2);
-  add_values<T, 1, true>(p, values, 0, kPage - ahead, DV, acc, values + ahead * DV);
-  add_values<T, 1, true>(p, values, kPage - ahead, kPage, DV, acc, next_keys);
+// The values of one row, and meanwhile those further on and the beginning of what is read next.
+template <class T> inline void stream_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc)[1024], const T* next) {
+  const int ahead = kPageAheadBytes / static_cast<int>(DV * sizeof(T)) / 2 * 2, middle = std::max(from, to - ahead);
+  add_values<T, 1, true>(p, values, from, middle, DV, acc, values + (from + ahead) * DV);
+  add_values<T, 1, true>(p, values, middle, to, DV, acc, next);
 }
 
 // A row's softmax so far: the largest score, the sum of exponentials by lane.
 struct SoftmaxRow {
-  float largest;
-  float sum[16];
+  float largest = -1e30f;  // note: finite, so that the first page's alpha is exp(-1e30) = 0 and never NaN
+  float sum[16] = {0};
 };
 
 inline float largest_of(const float* x, int count) {
@@ -104,17 +106,46 @@ inline void softmax_page(float* scores, int lo, int hi, float scale, int DV, Sof
   store_all(scores, kPage, p);
 }
 
+// out (D) = acc over the sum of exponentials
+template <class T> inline void finish_attention(const SoftmaxRow& softmax, float* acc, int D, T* out) {
+  float sum = 0;
+  for (int i = 0; i < 16; i++) sum += softmax.sum[i];
+  const Vec scale = broadcast(1.0f / sum);
+  for (int d = 0; d < value_dim(D); d += kLanes) store(acc + d, mul(load(acc + d), scale));
+  store_all(acc, D, out);
+}
+
+// One row. note: the next page's scores come before this page's values, so that its softmax ends while they are read.
+template <class T> void attention_row(const AttentionTile<T>& a) {
+  const int D = a.head_dim, DV = value_dim(D);
+  alignas(64) float scores[2][kPage];
+  alignas(64) T p[1][kPage];
+  alignas(64) float acc[1][1024];  // (1, DV)
+  alignas(64) SoftmaxRow softmax;
+  std::fill_n(acc[0], DV, 0.0f);
+  const int64_t first = a.seen->first / kPage, last = a.seen->last / kPage;
+  const auto part = [&](int64_t page, int64_t offset) { return page <= last ? static_cast<const T*>(a.pages[page]) + offset : static_cast<const T*>(a.next); };
+
+  page_scores<T, 1, true>(a.q, 0, part(first, a.k_offset), D, scores + first % 2, first < last ? part(first + 1, a.k_offset) : part(first, a.v_offset));
+  for (int64_t page = first; page <= last; page++) {
+    const int lo = static_cast<int>(std::max<int64_t>(a.seen->first - page * kPage, 0));
+    const int hi = static_cast<int>(std::min<int64_t>(a.seen->last + 1 - page * kPage, kPage));
+    softmax_page<T>(scores[page % 2], lo, hi, a.scale, DV, &softmax, acc[0], p[0]);
+    if (page < last) page_scores<T, 1, true>(a.q, 0, part(page + 1, a.k_offset), D, scores + (page + 1) % 2, part(page, a.v_offset));
+    // note: an edge reads exactly its own keys, so slots that hold nothing yet can hold anything
+    stream_values(p, part(page, a.v_offset), lo / kStep<T> * kStep<T>, round_up(hi, kStep<T>), DV, acc, page + 1 < last ? part(page + 2, a.k_offset) : part(page + 1, a.v_offset));
+  }
+  finish_attention(softmax, acc[0], D, a.out);
+}
+
 template <class T> void attention_tile(const AttentionTile<T>& a) {
+  if (a.rows == 1) return attention_row(a);
   const int D = a.head_dim, DV = value_dim(D), rows = a.rows;
   alignas(64) float scores[kTileRows][kPage];
   alignas(64) T p[kTileRows][kPage];
   alignas(64) float acc[kTileRows][1024];  // (rows, DV)
   alignas(64) SoftmaxRow softmax[kTileRows];
-  for (int r = 0; r < rows; r++) {
-    softmax[r].largest = -1e30f;  // note: finite, so that the first page's alpha is exp(-1e30) = 0 and never NaN
-    std::fill_n(softmax[r].sum, 16, 0.0f);
-    std::fill_n(acc[r], DV, 0.0f);
-  }
+  for (int r = 0; r < rows; r++) std::fill_n(acc[r], DV, 0.0f);
 
   const int64_t last_page = a.seen[rows - 1].last / kPage;
   for (int64_t page = a.seen[0].first / kPage; page <= last_page; page++) {
@@ -127,7 +158,7 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     const T* keys = base + a.k_offset;
     const T* values = base + a.v_offset;
 
-    with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR, MR == 1>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
+    with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
     int lo[kTileRows], hi[kTileRows];     // the keys of the page that each row sees
     int all_from = 0, all_to = kPage;      // and that all of them see, in whole steps
     for (int r = r0; r < r1; r++) {
@@ -138,11 +169,6 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
       hi[r] = round_up(hi[r], kStep<T>);
       all_from = std::max(all_from, lo[r]);
       all_to = std::min(all_to, hi[r]);
-    }
-    if (rows == 1 && all_to - all_from == kPage) {
-      const int64_t next = std::min(page + 1, last_page);
-      stream_values(p, values, DV, acc, static_cast<const T*>(a.pages[next]) + a.k_offset);
-      continue;
     }
     all_to = std::max(all_to, all_from);
     // note: at the edges each row reads exactly its own keys, so slots that hold nothing yet can hold anything
@@ -155,14 +181,7 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     }
   }
 
-  for (int r = 0; r < rows; r++) {
-    float sum = 0;
-    for (int i = 0; i < 16; i++) sum += softmax[r].sum[i];
-    const float scale = 1.0f / sum;
-    const Vec scale_v = broadcast(scale);
-    for (int d = 0; d < DV; d += kLanes) store(acc[r] + d, mul(load(acc[r] + d), scale_v));
-    store_all(acc[r], D, a.out + r * a.out_stride);
-  }
+  for (int r = 0; r < rows; r++) finish_attention(softmax[r], acc[r], D, a.out + r * a.out_stride);
 }
 
 inline void put_key(const float* k, int D, int slot, float* page) {
@@ -182,14 +201,14 @@ inline void put_value(const float* v, int D, int DV, int slot, float* page) {
 }
 
 inline void put_value(const float* v, int D, int DV, int slot, bf16* page) {
-  bf16 rounded[1024] = {};
+  bf16 rounded[1024];
   store_all(v, D, rounded);
+  std::fill(rounded + D, rounded + DV, bf16{});
   bf16* row = page + static_cast<int64_t>(slot / 2) * DV * 2;
   for (int d = 0; d < DV; d++) {
-    uint32_t pair = 0;  // note: the first of a pair clears the second, which is read with weight 0 and must be finite
-    if (slot % 2 == 1) std::memcpy(&pair, row + 2 * d, 4);
-    pair = slot % 2 == 0 ? rounded[d].bits : (pair & 0xffffu) | static_cast<uint32_t>(rounded[d].bits) << 16;
-    std::memcpy(row + 2 * d, &pair, 4);
+    // note: the first of a pair clears the second, which is read with weight 0 and must be finite
+    if (slot % 2 == 0) row[2 * d] = rounded[d], row[2 * d + 1] = {};
+    else row[2 * d + 1] = rounded[d];
   }
 }
 

@@ -27,7 +27,7 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
       sum = add(sum, rounded);
     }
     // note: not_finite is 0, or NaN when an element is not finite: then so is what the group adds to a product
-    row.groups[begin / row.group] = {most / 127.0f + sum_lanes(not_finite), -128 * static_cast<int32_t>(sum_lanes(sum))};
+    row.groups[begin / row.group] = {most / 127.0f + sum_whole_lanes(not_finite), -128 * static_cast<int32_t>(sum_whole_lanes(sum))};
   }
 }
 

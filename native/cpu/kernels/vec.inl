@@ -278,6 +278,15 @@ inline float sum_lanes(Vec a) {
   return sum;
 }
 
+// The same of whole numbers, whose order does not matter.
+inline float sum_whole_lanes(Vec a) {
+#if NC_LEVEL == 3 || NC_LEVEL == 4
+  return _mm512_reduce_add_ps(a);
+#else
+  return sum_lanes(a);
+#endif
+}
+
 // out (count) = rounded x (count)
 template <class T> inline void store_all(const float* x, int count, T* out) {
   int i = 0;
