@@ -36,8 +36,9 @@
           "target_name": "nanochat-sandbox",
           "type": "executable",
           "sources": [ "native/sandbox/main.c", "native/sandbox/cage.c", "native/sandbox/supervise.c", "native/sandbox/filter.c", "native/sandbox/remove_tree.c" ],
-          "cflags": [ "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2" ],
+          "cflags": [ "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-ffunction-sections" ],
           "ldflags!": [ "-pthread", "-rdynamic" ],
+          "ldflags": [ "-Wl,--gc-sections", "-Wl,-z,relro,-z,now" ],
           "conditions": [ [ "'<!(node scripts/static-libc.cjs)'=='1'", { "ldflags": [ "-static" ] } ] ]
         }
       ]
