@@ -13,14 +13,10 @@ import { dirname, join } from 'node:path'
 
 const isMusl = process.platform === 'linux' && process.report.getReport().header.glibcVersionRuntime === undefined
 const host = { platform: process.platform, arch: process.arch, libc: isMusl ? 'musl' : 'glibc', strip: 'strip', env: {} }
-const debian = {
-  arm64: 'Debian: g++-aarch64-linux-gnu',
-  musl: 'Debian has none: its musl-tools compile C only, and its C++ libraries are built for glibc (docs/build.md)'
-}
 // host last: a clone goes on with what was built last, and that must run here.
 const targets = {
-  'linux-arm64': () => cross('arm64', 'glibc', 'aarch64-linux-gnu', debian.arm64),
-  'linux-x64-musl': () => cross('x64', 'musl', 'x86_64-linux-musl', debian.musl),
+  'linux-arm64': () => cross('arm64', 'glibc', 'aarch64-linux-gnu', () => 'Debian: g++-aarch64-linux-gnu'),
+  'linux-x64-musl': () => cross('x64', 'musl', 'x86_64-linux-musl', whyNoMusl),
   host: () => host
 }
 
@@ -48,13 +44,19 @@ for (const file of readdirSync('prebuilds', { recursive: true }).map((name) => j
 }
 
 /** A compiler for another machine or C library, unless this is that machine. */
-function cross(arch, libc, triple, toolchain) {
+function cross(arch, libc, triple, whyNot) {
   if (process.platform !== 'linux') throw new Skip('not cross-built from here')
   if (arch === process.arch && libc === host.libc) throw new Skip('it is the host')
   const version = ['', '-12', '-13', '-14'].find((suffix) => runs(`${triple}-g++${suffix}`))
-  if (version === undefined) throw new Skip(`no ${triple}-g++ (${toolchain})`)
+  if (version === undefined) throw new Skip(`no ${triple}-g++ (${whyNot()})`)
   const compilers = { CC: `${triple}-gcc${version}`, CXX: `${triple}-g++${version}`, LINK: `${triple}-g++${version}`, AR: `${triple}-ar` }
   return { platform: 'linux', arch, libc, strip: `${triple}-strip`, env: compilers }
+}
+
+/** Debian has no compiler of that name; what its musl-tools say to C++ (docs/build.md). */
+function whyNoMusl() {
+  const { error, stderr } = spawnSync('musl-gcc', ['-x', 'c++', '-fsyntax-only', '-'], { input: '#include <string>\n', env: { ...process.env, REALGCC: 'g++' }, encoding: 'utf8' })
+  return error ? 'nor musl-gcc; Debian: musl-tools' : `musl-gcc: ${/error: .*/.exec(stderr)?.[0] ?? 'not a C++ compiler by name'}`
 }
 
 function buildAddon({ platform, arch, libc, strip, env: compilers }) {
