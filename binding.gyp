@@ -20,7 +20,7 @@
         } ],
         [ "OS=='mac'", {
           "xcode_settings": {
-            "GCC_ENABLE_CPP_EXCEPTIONS": "YES", "CLANG_CXX_LANGUAGE_STANDARD": "c++17", "CLANG_CXX_LIBRARY": "libc++",
+            "GCC_ENABLE_CPP_EXCEPTIONS": "YES", "GCC_ENABLE_CPP_RTTI": "YES", "CLANG_CXX_LANGUAGE_STANDARD": "c++17", "CLANG_CXX_LIBRARY": "libc++",
             "MACOSX_DEPLOYMENT_TARGET": "11.0", "GCC_SYMBOLS_PRIVATE_EXTERN": "YES", "OTHER_CFLAGS": [ "-fexceptions" ]
           }
         } ],
@@ -36,8 +36,9 @@
           "target_name": "nanochat-sandbox",
           "type": "executable",
           "sources": [ "native/sandbox/main.c", "native/sandbox/cage.c", "native/sandbox/supervise.c", "native/sandbox/filter.c", "native/sandbox/remove_tree.c" ],
-          "cflags": [ "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2" ],
+          "cflags": [ "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-ffunction-sections" ],
           "ldflags!": [ "-pthread", "-rdynamic" ],
+          "ldflags": [ "-Wl,--gc-sections", "-Wl,-z,relro,-z,now" ],
           "conditions": [ [ "'<!(node scripts/static-libc.cjs)'=='1'", { "ldflags": [ "-static" ] } ] ]
         }
       ]

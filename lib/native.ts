@@ -1,3 +1,5 @@
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import binding from './binding.cjs'
 import { NanochatError } from './errors.js'
 import type { GPTConfig, Generation } from './gpt.js'
@@ -159,8 +161,16 @@ export function native(): NativeBinding {
     return binding.load() as NativeBinding
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause)
+    const place = `${process.platform}-${process.arch}`
     throw new NanochatError('ERR_BINDING_NOT_FOUND',
-      `No native addon could be loaded for ${process.platform}-${process.arch}, Node ${process.versions.node}. Looked in build/Release and prebuilds below ${binding.packageRoot}: ${reason} `
+      `No native addon could be loaded for ${place}, Node ${process.versions.node}: ${reason} `
+      + `Looked for build/Release/*.node and prebuilds/${place}/*.node in ${binding.packageRoot}; prebuilt there: ${prebuilt()}. `
       + 'Run `npm rebuild nanochat-node` (it needs python3, make and a C++ compiler where no prebuilt binary fits; npm 12 also wants `npm install-scripts approve nanochat-node`).', { cause })
   }
+}
+
+function prebuilt(): string {
+  try {
+    return readdirSync(join(binding.packageRoot, 'prebuilds'), { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.node')).sort().join(', ') || 'none'
+  } catch { return 'none' }
 }

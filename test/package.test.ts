@@ -1,10 +1,9 @@
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import binding from '../lib/binding.cjs'
 
 interface Package {
   main: string
@@ -19,14 +18,13 @@ interface Package {
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const pkg = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Package
-const oldestGlibc = '2.28'         // of the official Node 20 binaries
 const built = existsSync(join(root, 'dist'))
 
 const packed = suite('package content')
 
 packed('holds what a user needs and nothing else', () => {
   const files = packedFiles()
-  const allowed = /^(?:dist\/(?:esm|cjs)\/.*\.(?:d\.ts|d\.cts|js|cjs)|dist\/cjs\/package\.json|prebuilds\/[\w-]+\/(?:[\w.-]+\.(?:node|so)|nanochat-sandbox)|models\/demo\/.*|native\/.*\.(?:c|cc|cpp|h|hpp|inl|inc|cu|cuh|txt|map|def|py)|binding\.gyp|CMakeLists\.txt|scripts\/(?:sources|static-libc)\.cjs|package\.json|README\.md|LICENSE)$/
+  const allowed = /^(?:dist\/(?:esm|cjs)\/.*\.(?:d\.ts|d\.cts|js|cjs)|dist\/cjs\/package\.json|prebuilds\/[\w-]+\/(?:[\w.-]+\.(?:node|so)|nanochat-sandbox)|models\/demo\/.*|native\/(?!cuda\/(?!api\.h$)).*\.(?:c|cpp|h|inl|inc|txt|map|def|py)|binding\.gyp|CMakeLists\.txt|scripts\/(?:sources|static-libc)\.cjs|package\.json|README\.md|LICENSE)$/
   assert.equal(files.filter((file) => !allowed.test(file)), [])
 })
 
@@ -93,33 +91,6 @@ packed('depends on two packages at run time, both small', () => {
 
 packed.run()
 
-const addon = suite('package addon')
-const symbols = process.platform === 'linux' ? spawnSync('objdump', ['-T', binding.addonPath()], { encoding: 'utf8', maxBuffer: 1 << 26 }) : undefined
-
-if (symbols === undefined || symbols.error) {
-  console.log(`SKIP package addon: ${symbols === undefined ? 'the checks read ELF files' : 'no objdump (binutils)'}`)
-  addon.skip('symbols of the addon', () => {})
-} else {
-  addon('loads on every glibc that Node itself runs on', () => {
-    assert.is(symbols.status, 0, symbols.stderr)
-    const versions = [...new Set([...symbols.stdout.matchAll(/\bGLIBC_([0-9.]+)/g)].map(([, version = '']) => version))]
-    assert.ok(versions.length > 0, 'no glibc symbol at all?')
-    assert.equal(versions.filter((version) => isNewer(version, oldestGlibc)), [], offenders(symbols.stdout))
-  })
-
-  addon('takes libstdc++ along', () => {
-    assert.not.match(symbols.stdout, /GLIBCXX_|CXXABI_/)
-  })
-
-  addon('exports what Node-API looks for and nothing else', () => {
-    const exported = symbols.stdout.split('\n').filter((line) => /^[0-9a-f]+ [gwu]/.test(line) && !line.includes('*UND*'))
-      .map((line) => line.trim().split(/\s+/).at(-1) ?? '').sort()
-    assert.equal(exported, ['napi_register_module_v1', 'node_api_module_get_api_version_v1'])
-  })
-}
-
-addon.run()
-
 const repository = suite('package repository')
 
 repository('the lock file names packages, not the hosts they came from', () => {
@@ -163,14 +134,4 @@ function packedFiles(): string[] {
   const [report] = JSON.parse(output) as { files: { path: string }[] }[]
   files = (report?.files ?? []).map((file) => file.path)
   return files
-}
-
-function isNewer(version: string, than: string): boolean {
-  const [major = 0, minor = 0] = version.split('.').map(Number)
-  const [thanMajor = 0, thanMinor = 0] = than.split('.').map(Number)
-  return major > thanMajor || (major === thanMajor && minor > thanMinor)
-}
-
-function offenders(listing: string): string {
-  return listing.split('\n').filter((line) => [...line.matchAll(/\bGLIBC_([0-9.]+)/g)].some(([, version = '']) => isNewer(version, oldestGlibc))).join('\n')
 }

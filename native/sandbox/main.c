@@ -95,10 +95,15 @@ static bool may_make_namespaces(void) {
 
 // Is the user id mapped in the user namespace the launcher runs in (a rootless container maps few)?
 static bool is_mapped(uint32_t uid) {
-  unsigned first, outside, count;
+  // note: strtoul, because fscanf brings 0.1 MB of libc into the static launcher.
+  char line[64], *rest;
   FILE *map = fopen("/proc/self/uid_map", "re");
   bool found = false;
-  while (map != NULL && !found && fscanf(map, "%u %u %u", &first, &outside, &count) == 3) found = uid >= first && uid - first < count;
+  while (map != NULL && !found && fgets(line, sizeof line, map) != NULL) {
+    const unsigned long first = strtoul(line, &rest, 10);
+    (void)strtoul(rest, &rest, 10);  // the id outside
+    found = uid >= first && uid - first < strtoul(rest, NULL, 10);
+  }
   if (map != NULL) fclose(map);
   return found;
 }

@@ -1,5 +1,6 @@
 // Scratch directories hold what a hostile program wanted them to hold: names that no path can spell, directories that
 // may not be read, trees deeper than a stack or PATH_MAX. One descriptor walks down by openat and back up by "..".
+#if defined(__linux__)
 #define _GNU_SOURCE
 #include "remove_tree.h"
 
@@ -58,3 +59,6 @@ int remove_tree(const char *path) {
   if (error == 0 && rmdir(path) != 0 && errno != ENOENT) error = errno;
   return error;
 }
+#endif
+
+typedef int translation_unit_is_not_empty;
