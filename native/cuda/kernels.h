@@ -55,12 +55,13 @@ struct RopeTable {
 };
 void rope_table(Stream& stream, const RopeTable& a, int64_t T_);
 
-// x = resid * x + mixed_lambda * mixed, where there is something to mix;  n = norm(x)
+// x_out = resid * x + mixed_lambda * mixed, where there is something to mix, else x;  n = norm(x_out)
 template <class T> struct MixNorm {
-  float* x;                 // (., C)
-  const float* mixed;       // (., C); null: x stays
+  const float* x;           // (., C)
+  const float* mixed;       // (., C); null: x alone
   float resid, mixed_lambda;
-  const int32_t* picked;    // (rows) of x; null: all, and the mixed x is stored
+  float* x_out;             // (., C), not x; null: only n is wanted
+  const int32_t* picked;    // (rows) of x; null: all
   int C;
   float eps;
   T* n;                     // (rows, n_stride)
@@ -85,13 +86,19 @@ template <class T> struct Matmul {
   int rows, outputs;
   Epilogue epilogue;
   float cap;
+  float* partial;           // (kPartialOutputs * processors) of blocks that share outputs
+  uint32_t* arrived;        // (processors) how many of them are done, zero between launches
 };
-template <class T> void gemv(Stream& stream, const Matmul<T>& a);       // 1..kGemvRows rows
+constexpr int64_t kPartialOutputs = kSkinnyRows * kSkinnyOutputs;
+template <class T> void gemv(Stream& stream, const Matmul<T>& a);                             // as gemv_fits
+template <class T> void gemv_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm);  // x = n of norm; n is written too
+void skinny(Stream& stream, const Matmul<bf16>& a);                     // up to kSkinnyRows rows, tensor cores
 void gemm(Stream& stream, const Matmul<bf16>& a);                       // tensor cores
 void gemm_float(Stream& stream, const Matmul<float>& a);
-constexpr int kGemvRows = 4;
 // The one of these that suits the number of rows.
 template <class T> void matmul(Stream& stream, const Matmul<T>& a);
+// y = epilogue(n w^T), with a.x = norm.n
+template <class T> void matmul_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm);
 
 // q = s * norm(rope(q)), k likewise, v += m * sigmoid(ve_gate . n) * value_embeds[id]; k and v to the cache
 template <class T> struct AppendKv {
@@ -122,11 +129,14 @@ template <class T> struct Attention {
   float scale;
   float* partial;           // (T, H, kMaxSplits, Dp): what a split makes of its keys
   float* weights;           // (T, H, kMaxSplits, 2): largest score and sum of a split
+  uint32_t* arrived;        // (T, H): blocks that are done, zero between launches
   T* y;                     // (T, y_stride), head by head D wide
   int64_t y_stride;
 };
-// One query per block and split; `splits` is the most that a token has.
+// Single queries; `splits` is the most that a token has.
 template <class T> void attention_decode(Stream& stream, const Attention<T>& a, int64_t T_, int splits);
+// append_kv and attention_decode in one, for tokens of as many rows.
+template <class T> void attention_append(Stream& stream, const Attention<T>& a, const AppendKv<T>& append, int64_t T_, int splits);
 
 // Consecutive tokens of one row that share key tiles.
 struct QueryTile {

@@ -66,7 +66,7 @@ template <class T> void mix_norm(const MixNorm<T>& a, int64_t rows) {
     }
     const double scale = inverse_rms(x, a.eps);
     for (int c = 0; c < a.C; c++) {
-      if (a.mixed && !a.picked) a.x[row * a.C + c] = static_cast<float>(x[static_cast<size_t>(c)]);
+      if (a.x_out) a.x_out[row * a.C + c] = static_cast<float>(x[static_cast<size_t>(c)]);
       a.n[r * a.n_stride + c] = rounded<T>(x[static_cast<size_t>(c)] * scale);
     }
   }

@@ -44,6 +44,10 @@ class CudaStream final : public Stream {
     if (ok()) check(cudaDeviceGetDefaultMemPool(&pool, device_), "opening the device");
     if (ok()) check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "opening the device");
     target_ = stream_;
+    int major = 0;
+    if (ok()) check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_), "opening the device");
+    if (ok()) check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device_), "opening the device");
+    can_overlap_ = major >= 9;
     return take_status();
   }
 
@@ -79,12 +83,21 @@ class CudaStream final : public Stream {
   }
 
   void launch(const char* name, const void* kernel, void (*)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
-              size_t) override {
+              size_t, bool overlaps) override {
     if (!ok()) return;
     if (shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
     void* list[] = {const_cast<void*>(args)};
-    const dim3 grid(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
-    if (ok()) check(cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), list, shared_bytes, target_), name);
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t launch = {};
+    launch.gridDim = dim3(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
+    launch.blockDim = dim3(static_cast<unsigned>(threads));
+    launch.dynamicSmemBytes = shared_bytes;
+    launch.stream = target_;
+    launch.attrs = &overlap;
+    launch.numAttrs = overlaps && can_overlap_ ? 1 : 0;
+    if (ok()) check(cudaLaunchKernelExC(&launch, kernel, list), name);
     last_kernel_ = name;
     if (waits_for_each_ && target_ == stream_ && ok()) check(cudaStreamSynchronize(stream_), name);
   }
@@ -116,6 +129,7 @@ class CudaStream final : public Stream {
     check(error, "a pass that ended with " + std::string(last_kernel_) + (waits_for_each_ ? "" : "; NANOCHAT_CUDA_SYNC=1 finds the kernel itself"));
   }
 
+  int processors() const override { return processors_; }
   int64_t free_bytes() override {
     size_t free = 0, total = 0;
     if (ok()) check(cudaMemGetInfo(&free, &total), "asking for the free memory");
@@ -133,6 +147,8 @@ class CudaStream final : public Stream {
   const int device_;
   const bool waits_for_each_;
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
+  int processors_ = 0;
+  bool can_overlap_ = false;
   const char* last_kernel_ = "no kernel";
 };
 

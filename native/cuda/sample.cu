@@ -2,7 +2,7 @@
 // logits (B, V) -> drawn (steps, B), and the row's next input token
 // A block per row. Top-k finds the k-th largest (value, id) byte by byte with histograms. g is first estimated in float32;
 // only threads whose best estimate could win draw it again in float64, as the definition has it.
-// Bound by latency and, with top-k, by a few passes over the row. Not measured.
+// Bound by latency and, with top-k, by a few passes over the row.
 #include "cuda/device.h"
 #include "cuda/kernels.h"
 
@@ -126,6 +126,8 @@ NC_DEVICE int gumbel_max(const Sample& a, const Draw& draw, const float* logits,
 
 NC_KERNEL(kThreads) sample_kernel(Sample a) {
   auto* shared = static_cast<Shared*>(shared_memory());
+  wait_for_previous();
+  start_next();
   const int row = block_x();
   const Draw draw = a.draws[row];
   if (draw.steps_left == 0) return;
@@ -154,7 +156,7 @@ NC_KERNEL(kThreads) sample_kernel(Sample a) {
 
 }  // namespace
 
-void sample(Stream& stream, const Sample& a) { launch(stream, "sample", sample_kernel, {a.B}, kThreads, sizeof(Shared), a); }
+void sample(Stream& stream, const Sample& a) { launch_overlapping(stream, "sample", sample_kernel, {a.B}, kThreads, sizeof(Shared), a); }
 
 }  // namespace cuda
 }  // namespace nanochat

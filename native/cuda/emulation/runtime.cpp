@@ -37,7 +37,7 @@ class EmulatedStream final : public Stream {
   }
 
   void launch(const char* name, const void* kernel, void (*call)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
-              size_t args_bytes) override {
+              size_t args_bytes, bool) override {
     const char* bytes = static_cast<const char*>(args);
     const emulation::Grid grid{static_cast<int>(blocks.x), static_cast<int>(blocks.y), static_cast<int>(blocks.z)};
     now_or_later([this, name, kernel, call, grid, threads, shared_bytes, kept = std::vector<char>(bytes, bytes + args_bytes)] {
@@ -61,6 +61,7 @@ class EmulatedStream final : public Stream {
 
   void synchronize() override {}
   int64_t free_bytes() override { return kMemoryBytes; }
+  int processors() const override { return 3; }
 
  private:
   void* fresh(size_t bytes) {
