@@ -24,7 +24,7 @@ export function cudaBackend(model: NativeModel, vocabSize: number, device: strin
   }
 }
 
-/** Whether temperature and top-k are all that the sampler does. */
+/** Whether the sampler takes the logits as they are: the device knows no penalty and no bias. */
 export function drawsAlone({ params, seen }: Sampler): boolean {
-  return seen === null && params.topP >= 1 && params.minP === 0 && params.logitBias.length === 0
+  return seen === null && params.logitBias.length === 0
 }

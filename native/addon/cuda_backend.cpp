@@ -86,8 +86,8 @@ class CudaBackend final : public BackendModel {
     std::vector<nc_cuda_draw> draws;
     for (const Sampler& sampler : samplers) {
       const SamplingParams& p = sampler.params();
-      if (p.top_p < 1 || p.min_p != 0 || p.repetition_penalty != 1 || !p.logit_bias.empty()) return Status::error("ERR_INVALID_ARG", "The device draws with temperature and topK only.");
-      draws.push_back({static_cast<float>(p.temperature), static_cast<int32_t>(std::min<int64_t>(p.top_k, config_.vocab_size)), static_cast<uint32_t>(p.seed),
+      if (p.repetition_penalty != 1 || !p.logit_bias.empty()) return Status::error("ERR_INVALID_ARG", "The device draws without penalty and bias.");
+      draws.push_back({p.top_p, p.min_p, static_cast<float>(p.temperature), static_cast<int32_t>(std::min<int64_t>(p.top_k, config_.vocab_size)), static_cast<uint32_t>(p.seed),
                        static_cast<uint32_t>(p.seed >> 32), static_cast<int32_t>(sampler.row()), 1});
     }
     const size_t B = rows.size();

@@ -129,7 +129,7 @@ int32_t decode(nc_cuda_model* model, const nc_cuda_row* rows, const nc_cuda_draw
       const nc_cuda_draw& d = draws[r];
       if (d.max_steps < 1 || d.max_steps > kMostSteps) return Status::error("ERR_INVALID_ARG", "Expected 1 to " + std::to_string(kMostSteps) + " steps.");
       batch[static_cast<size_t>(r)].logits = WantedLogits::last;
-      list.push_back({d.temperature, d.top_k, d.seed_low, d.seed_high, d.stream, d.max_steps, 0});
+      list.push_back({d.temperature, d.top_k, d.seed_low, d.seed_high, d.stream, d.max_steps, 0, d.top_p, d.min_p});
       steps = std::max(steps, d.max_steps);
     }
     std::vector<std::vector<int32_t>> drawn;

@@ -3,7 +3,7 @@
 #pragma once
 #include <stdint.h>
 
-#define NC_CUDA_ABI 1
+#define NC_CUDA_ABI 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,8 +44,9 @@ typedef struct {
   int32_t logits;
 } nc_cuda_row;
 
-/* How a row draws (MODEL.md 5): temperature 0 is argmax, top_k 0 the whole vocabulary. */
+/* How a row draws (MODEL.md 5): temperature 0 is argmax; top_k 0, top_p 1 and min_p 0 keep the whole vocabulary. */
 typedef struct {
+  double top_p, min_p;
   float temperature;
   int32_t top_k;
   uint32_t seed_low, seed_high;

@@ -147,6 +147,8 @@ struct Draw {
   int32_t stream;           // the row's number in its call
   int32_t steps_left;       // 0: the row draws nothing any more
   int32_t taken;            // tokens drawn so far
+  double top_p = 1;         // 1: all
+  double min_p = 0;         // 0: all
 };
 
 // Draws a token for each row that has steps left and makes it the row's next input.
