@@ -54,10 +54,18 @@ typedef struct {
   int32_t max_steps; /* tokens to draw at most */
 } nc_cuda_draw;
 
+/* What the device reached at most, in a second. */
+typedef struct {
+  double read_bytes, float32_flops, bfloat16_flops;
+} nc_cuda_limits;
+
 typedef struct {
   uint32_t abi, size;
   int32_t (*count_devices)(int32_t* count, nc_cuda_status* status);
   int32_t (*describe_device)(int32_t device, char name[256], int64_t* bytes, nc_cuda_status* status);
+  /* Takes some of the memory and a few hundred milliseconds the first time. */
+  int32_t (*free_memory)(int32_t device, int64_t* bytes, nc_cuda_status* status);
+  int32_t (*measure)(int32_t device, nc_cuda_limits* limits, nc_cuda_status* status);
   int32_t (*load)(int32_t device, const nc_cuda_config* config, int32_t is_bf16, const nc_cuda_source* source, nc_cuda_model** model, nc_cuda_status* status);
   void (*free_model)(nc_cuda_model* model);
   int64_t (*memory_bytes)(const nc_cuda_model* model);

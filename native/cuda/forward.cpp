@@ -11,7 +11,6 @@ namespace cuda {
 
 namespace {
 
-constexpr int64_t kSlab = 256;       // rows of logits, and queries of split attention, at a time
 constexpr int64_t kFewQueries = 4;   // new tokens of a row up to which each is a query of its own
 
 // Tokens [from, from + count) of a pass.
@@ -43,11 +42,8 @@ template <class T> class ModelOf final : public Model {
     if (!status.ok()) return status;
     stream_ = std::move(opened);
     memory_bytes_ = weight_bytes<T>(config_, source);
-    const int64_t free = stream_->free_bytes();
-    if (stream_->ok() && memory_bytes_ > free) {
-      return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + std::to_string(memory_bytes_ >> 20) + " MB and " + std::to_string(free >> 20) +
-                           " MB are free on the device. Use dtype bfloat16, a smaller model or a device with more memory.");
-    }
+    status = check_memory();
+    if (!status.ok()) return status;
     slots_ = std::make_shared<SlotShape>();
     slots_->stream = stream_;
     slots_->heads = int64_t{2} * config_.n_layer * config_.n_kv_head;
@@ -110,6 +106,17 @@ template <class T> class ModelOf final : public Model {
   }
 
  private:
+  // Weights, the largest pass of prompts and one full context: with less a model could be loaded and not used.
+  Status check_memory() {
+    const int64_t item = sizeof(T), working = working_bytes(config_, item, std::min(kLargestPass, config_.max_positions()));
+    const int64_t context = config_.sequence_len * kv_bytes_per_token(config_, item), needed = memory_bytes_ + working + context, free = stream_->free_bytes();
+    if (!stream_->ok()) return stream_->take_status();
+    if (needed <= free) return {};
+    const auto megabytes = [](int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; };
+    return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + megabytes(needed) + " on the device (weights " + megabytes(memory_bytes_) + ", a pass " + megabytes(working) +
+                         ", one context " + megabytes(context) + ") and " + std::to_string(free >> 20) + " MB are free. Use dtype bfloat16, a smaller model or a device with more memory.");
+  }
+
   // Lays the batch out for the device: tokens, rows, query tiles and the tokens whose logits are wanted, in one piece.
   void begin(const std::vector<BatchRow>& batch, int64_t more_positions) {
     std::vector<Token> tokens;

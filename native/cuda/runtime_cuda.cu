@@ -121,8 +121,16 @@ class CudaStream final : public Stream {
     if (ok()) check(cudaMemGetInfo(&free, &total), "asking for the free memory");
     return static_cast<int64_t>(free);
   }
+  int processors() override { return attribute(cudaDevAttrMultiProcessorCount); }
+  int64_t cache_bytes() override { return attribute(cudaDevAttrL2CacheSize); }
 
  private:
+  int attribute(cudaDeviceAttr which) {
+    int value = 0;
+    if (ok()) check(cudaDeviceGetAttribute(&value, which, device_), "asking for the device's size");
+    return value;
+  }
+
   void check(cudaError_t error, const std::string& what) {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // note: an error that is not sticky is forgotten, the next pass may work
