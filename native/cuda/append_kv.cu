@@ -13,8 +13,8 @@ namespace {
 constexpr int kThreads = 128;
 
 template <class T> NC_KERNEL(kThreads) append_kv_kernel(AppendKv<T> a) {
-  wait_for_previous();
   start_next();
+  wait_for_previous();
   const int heads = a.H + 2 * a.K, head = block_y() * (kThreads / kWarp) + warp();
   if (head >= heads) return;
   const int64_t t = block_x();

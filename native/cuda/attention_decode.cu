@@ -37,17 +37,31 @@ template <int kCount> NC_DEVICE void merge(Part<kCount>& a, const Part<kCount>& 
   for (int i = 0; i < kCount; i++) a.out[i] = a.out[i] * left + b.out[i] * right;
 }
 
-// One element of `count` parts together: weights (count, 2), out (count, pitch).
-NC_DEVICE Part<1> merge_parts(const float* weights, const float* out, int pitch, int count) {
-  Part<1> all = {-INFINITY, 0, {0}};
-  for (int i = 0; i < count; i++) if (weights[2 * i + 1] > 0) all.largest = fmaxf(all.largest, weights[2 * i]);
-  NC_UNROLL_BY_4
-  for (int i = 0; i < count; i++) {
-    const float factor = shrink(weights[2 * i], weights[2 * i + 1], all.largest);
-    all.sum += weights[2 * i + 1] * factor;
-    all.out[0] += out[i * pitch] * factor;
+// One element of a split, of what its warps found: weights (kWarps, 2), out (kWarps, pitch).
+NC_DEVICE Part<1> merge_warps(const float* weights, const float* out, int pitch) {
+  Part<1> all = {weights[0], 0, {0}};
+  NC_UNROLL
+  for (int w = 1; w < kWarps; w++) all.largest = fmaxf(all.largest, weights[2 * w]);
+  NC_UNROLL
+  for (int w = 0; w < kWarps; w++) {
+    const float factor = expf(weights[2 * w] - all.largest);  // 0 for a warp without keys
+    all.sum += weights[2 * w + 1] * factor;
+    all.out[0] += out[w * pitch] * factor;
   }
   return all;
+}
+
+// The same of up to 32 splits, whose weights the lanes of a warp load at once.
+NC_DEVICE float merge_splits(const float* weights, const float* out, int pitch, int splits) {
+  static_assert(kMaxSplits <= kWarp, "a lane per split");
+  const float own = lane() < splits ? weights[2 * lane()] : -INFINITY;
+  float largest = own;
+  for (int m = kWarp / 2; m > 0; m /= 2) largest = fmaxf(largest, shuffle_xor(largest, m));
+  const float factor = expf(own - largest), sum = warp_sum(lane() < splits ? weights[2 * lane() + 1] * factor : 0);
+  float all = 0;
+  NC_UNROLL_BY_4
+  for (int s = 0; s < splits; s++) all += out[s * pitch] * shuffle(factor, s);
+  return all / sum;
 }
 
 // What a block has in shared memory, for a run of splits.
@@ -136,24 +150,33 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
   constexpr int kCount = Piece::kCount, kGroup = Dp / kCount;
   static_assert(kGroup <= kWarp && kGroup >= 4, "a key fits in a warp");
   static_assert(Dp <= kThreads, "a thread per element");
-  wait_for_previous();
   start_next();
   const Attention<T>& a = p.a;
-  const int head = block_y();
+  const int head = block_y(), kv_head = head / (a.H / a.K);
   const int64_t t = block_z(), at = t * a.H + head;
   const Token token = a.tokens[t];
+  const Row row = a.rows[token.row];
   const int visible_from = first_visible(token.position, a.window), visible = token.position - visible_from + 1;
   const int splits = split_count(visible), per_split = keys_per_split(visible), first_split = block_x() * p.run;
+  const T* keys = head_cache<T>(row, a.layer, 0, a.K, kv_head, Dp);
+  const T* values = head_cache<T>(row, a.layer, 1, a.K, kv_head, Dp);
+  const int end = token.position + 1;
+  if (kAppends && thread() < kLeastSplit) {  // a key of the first split and its value, while the kernel before ends
+    const int key = visible_from + first_split * per_split + thread();
+    for (int line = 0; line < Dp * static_cast<int>(sizeof(T)) && key < token.position; line += 128) {
+      prefetch(reinterpret_cast<const char*>(keys + static_cast<int64_t>(key) * Dp) + line);
+      prefetch(reinterpret_cast<const char*>(values + static_cast<int64_t>(key) * Dp) + line);
+    }
+  }
+  wait_for_previous();
   if (first_split >= splits) return;
-  const int end_split = first_split + p.run < splits ? first_split + p.run : splits, end = token.position + 1;
+  const int end_split = first_split + p.run < splits ? first_split + p.run : splits;
 
   auto* shared = static_cast<Shared<T, Dp>*>(shared_memory());
   float* weights = reinterpret_cast<float*>(shared + 1);
   float* out = weights + p.run * kWarps * 2;
   if (kAppends) take_new_token<T, Dp>(p, token, t, head, end_split == splits, shared);
-  const int part = lane() % kGroup * kCount, kv_head = head / (a.H / a.K);
-  const T* keys = head_cache<T>(a.rows[token.row], a.layer, 0, a.K, kv_head, Dp);
-  const T* values = head_cache<T>(a.rows[token.row], a.layer, 1, a.K, kv_head, Dp);
+  const int part = lane() % kGroup * kCount;
   const auto query = *reinterpret_cast<const Piece*>((kAppends ? shared->q : a.q + at * Dp) + part);
   float q[kCount];
   NC_UNROLL
@@ -180,7 +203,7 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
   if (!is_whole) {
     for (int split = first_split; split < end_split && d < Dp; split++) {
       const int place = (split - first_split) * kWarps;
-      const Part<1> all = merge_parts(weights + 2 * place, out + place * Dp + d, Dp, kWarps);
+      const Part<1> all = merge_warps(weights + 2 * place, out + place * Dp + d, Dp);
       partial[split * Dp + d] = all.out[0];
       if (d == 0) {
         partial_weights[2 * split] = all.largest;
@@ -197,7 +220,7 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
   } else {
     // in place: a thread reads all of its element's parts of a split before it writes their sum
     for (int split = 0; split < splits && d < Dp; split++) {
-      const Part<1> all = merge_parts(weights + 2 * split * kWarps, out + split * kWarps * Dp + d, Dp, kWarps);
+      const Part<1> all = merge_warps(weights + 2 * split * kWarps, out + split * kWarps * Dp + d, Dp);
       out[split * kWarps * Dp + d] = all.out[0];
       if (d == 0) {
         shared->split_weights[split][0] = all.largest;
@@ -206,9 +229,9 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
     }
     sync_block();
   }
-  if (d >= a.D) return;
-  const Part<1> all = is_whole ? merge_parts(&shared->split_weights[0][0], out + d, kWarps * Dp, splits) : merge_parts(partial_weights, partial + d, Dp, splits);
-  a.y[t * a.y_stride + head * a.D + d] = narrow<T>(all.out[0] / all.sum);
+  const int element = d < Dp ? d : 0;
+  const float y = is_whole ? merge_splits(&shared->split_weights[0][0], out + element, kWarps * Dp, splits) : merge_splits(partial_weights, partial + element, Dp, splits);
+  if (d < a.D) a.y[t * a.y_stride + head * a.D + d] = narrow<T>(y);
 }
 
 template <class T, int Dp, bool kAppends> void launch_decode(Stream& stream, const Attention<T>& a, const AppendKv<T>& append, int64_t T_, int splits) {

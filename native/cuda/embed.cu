@@ -28,8 +28,8 @@ NC_DEVICE const void* row_of(const Embed& a, int id) {
 
 NC_KERNEL(kThreads) embed_kernel(Embed a) {
   float* scratch = static_cast<float*>(shared_memory());
-  wait_for_previous();
   start_next();
+  wait_for_previous();
   const Token token = a.tokens[block_x()];
   const void* row = row_of(a, token.id);
   const void* before = row;
@@ -52,7 +52,7 @@ NC_KERNEL(kThreads) embed_kernel(Embed a) {
 
 NC_KERNEL(kThreads) rope_table_kernel(RopeTable a) {
   wait_for_previous();
-  start_next();
+  start_next();  // not before: later kernels of the step read tokens before their own wait
   const float position = static_cast<float>(a.tokens[block_x()].position);
   for (int i = thread(); i < a.half; i += threads()) {
     const float angle = position * a.inv_freq[i];

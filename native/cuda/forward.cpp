@@ -11,7 +11,6 @@ namespace cuda {
 
 namespace {
 
-constexpr int64_t kSlab = 256;       // rows of logits, and queries of split attention, at a time
 constexpr int64_t kFewQueries = 4;   // new tokens of a row up to which each is a query of its own
 
 // Tokens [from, from + count) of a pass.
@@ -44,11 +43,8 @@ template <class T> class ModelOf final : public Model {
     if (!status.ok()) return status;
     stream_ = std::move(opened);
     memory_bytes_ = weight_bytes<T>(config_, source);
-    const int64_t free = stream_->free_bytes();
-    if (stream_->ok() && memory_bytes_ > free) {
-      return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + std::to_string(memory_bytes_ >> 20) + " MB and " + std::to_string(free >> 20) +
-                           " MB are free on the device. Use dtype bfloat16, a smaller model or a device with more memory.");
-    }
+    status = check_memory();
+    if (!status.ok()) return status;
     slots_ = std::make_shared<SlotShape>();
     slots_->stream = stream_;
     slots_->heads = int64_t{2} * config_.n_layer * config_.n_kv_head;
@@ -111,6 +107,17 @@ template <class T> class ModelOf final : public Model {
   }
 
  private:
+  // Weights, the largest pass of prompts and one full context: with less a model could be loaded and not used.
+  Status check_memory() {
+    const int64_t item = sizeof(T), working = working_bytes(config_, item, std::min(kLargestPass, config_.max_positions()));
+    const int64_t context = config_.sequence_len * kv_bytes_per_token(config_, item), needed = memory_bytes_ + working + context, free = stream_->free_bytes();
+    if (!stream_->ok()) return stream_->take_status();
+    if (needed <= free) return {};
+    const auto megabytes = [](int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; };
+    return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + megabytes(needed) + " on the device (weights " + megabytes(memory_bytes_) + ", a pass " + megabytes(working) +
+                         ", one context " + megabytes(context) + ") and " + std::to_string(free >> 20) + " MB are free. Use dtype bfloat16, a smaller model or a device with more memory.");
+  }
+
   // Lays the batch out for the device: tokens, rows, query tiles and the tokens whose logits are wanted, in one piece.
   void begin(const std::vector<BatchRow>& batch, int64_t more_positions) {
     std::vector<Token> tokens;
@@ -175,6 +182,8 @@ template <class T> class ModelOf final : public Model {
       step_rows_ = Memory(stream_, kMostDecodeRows * sizeof(Row));
       every_row_ = Memory(stream_, kMostDecodeRows * sizeof(int32_t));
       pause_ids_ = Memory(stream_, (1 + kMostPauseIds) * sizeof(int32_t));
+      kept_ = Memory(stream_, kMostDecodeRows * sizeof(Kept));
+      candidates_ = Memory(stream_, size_t{kMostDecodeRows} * static_cast<size_t>(sample_parts(config_.vocab_size)) * sizeof(Candidate));
       drawn_ = Memory(stream_, size_t{kMostSteps} * kMostDecodeRows * sizeof(int32_t));
       std::vector<int32_t> every;
       for (int i = 0; i < kMostDecodeRows; i++) every.push_back(i);
@@ -183,6 +192,7 @@ template <class T> class ModelOf final : public Model {
     }
     if (!stream_->ok()) return;
     for (size_t r = 0; r < batch.size(); r++) step_row_list_[r] = batch[r].sequence->row();
+    has_cuts_ = std::any_of(draws.begin(), draws.end(), [](const Draw& d) { return d.temperature != 0 && (d.top_k > 0 || d.top_p < 1 || d.min_p > 0); });
     pause_list_.assign(1, static_cast<int32_t>(pause_ids.size()));
     pause_list_.insert(pause_list_.end(), pause_ids.begin(), pause_ids.end());
     for (Token& token : last_tokens_) token.row = static_cast<int32_t>(&token - last_tokens_.data());
@@ -220,7 +230,7 @@ template <class T> class ModelOf final : public Model {
       slab_ = 0;
       partial_ = Memory(stream_, static_cast<size_t>(slab * c.n_head * kMaxSplits * Dp_) * sizeof(float));
       weights_ = Memory(stream_, static_cast<size_t>(slab * c.n_head * kMaxSplits * 2) * sizeof(float));
-      arrived_ = Memory(stream_, static_cast<size_t>(std::max<int64_t>(slab * c.n_head, stream_->processors())) * sizeof(uint32_t));
+      arrived_ = Memory(stream_, static_cast<size_t>(std::max<int64_t>({slab * c.n_head, stream_->processors(), kMostDecodeRows})) * sizeof(uint32_t));
       stream_->zero(arrived_.template as<void>(), arrived_.bytes());
       product_partial_ = Memory(stream_, static_cast<size_t>(kPartialOutputs * stream_->processors()) * sizeof(float));
       logits_ = Memory(stream_, static_cast<size_t>(slab * c.vocab_size) * sizeof(float));
@@ -299,12 +309,14 @@ template <class T> class ModelOf final : public Model {
 
   void draw_tokens(int64_t B) {
     sample(*stream_, {logits_.template as<float>(), config_.vocab_size, static_cast<int>(B), draws_.template as<Draw>(), step_tokens_.template as<Token>(),
-                      pause_ids_.template as<int32_t>(), drawn_.template as<int32_t>()});
+                      pause_ids_.template as<int32_t>(), drawn_.template as<int32_t>(), has_cuts_, kept_.template as<Kept>(), candidates_.template as<Candidate>(),
+                      arrived_.template as<uint32_t>()});
   }
 
   // One decoding step of B rows, all of whose state is on the device.
   const Graph* captured_step(int64_t B) {
-    auto found = steps_.find(B);
+    const auto key = std::make_pair(B, has_cuts_);
+    auto found = steps_.find(key);
     if (found == steps_.end()) {
       const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, true, {{0, B}}, nullptr, 0};
       auto graph = stream_->capture([&] {
@@ -312,7 +324,7 @@ template <class T> class ModelOf final : public Model {
         lm_head(every_row_.template as<int32_t>(), B, logits_.template as<float>());
         draw_tokens(B);
       });
-      found = steps_.emplace(B, std::move(graph)).first;
+      found = steps_.emplace(key, std::move(graph)).first;
     }
     return found->second.get();
   }
@@ -359,7 +371,9 @@ template <class T> class ModelOf final : public Model {
   Memory draws_, step_tokens_, step_rows_, every_row_, pause_ids_, drawn_;
   Row step_row_list_[kMostDecodeRows];
   std::vector<int32_t> pause_list_;
-  std::map<int64_t, std::unique_ptr<Graph>> steps_;            // by number of rows
+  Memory kept_, candidates_;
+  bool has_cuts_ = false;
+  std::map<std::pair<int64_t, bool>, std::unique_ptr<Graph>> steps_;  // by number of rows, and whether some of them cut
 };
 
 }  // namespace

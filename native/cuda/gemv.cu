@@ -1,7 +1,7 @@
 // y = epilogue(x w^T) for 1 to 4 rows, with the norm before it    MODEL.md 1: every linear layer while decoding
 // x (rows, k) T, or x (rows, C) float of which the norm is taken; w (outputs, k) T -> y (rows, outputs)
-// One block per processor owns consecutive outputs, whose first weights it asks for before x is there; every block takes
-// the norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
+// One block per processor owns consecutive outputs and loads their first weights before x is there; every block takes the
+// norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
 // 16 bytes per lane; x is in shared memory. Bound by reading w, at small models by the chain of launches.
 #include "cuda/device.h"
 #include "cuda/epilogue.h"
@@ -14,8 +14,10 @@ namespace cuda {
 namespace {
 
 constexpr int kWarps = kGemvWarps, kThreads = kWarps * kWarp;
-constexpr int kPrefetchBytes = 64 << 10;        // of a block's weights
-constexpr int64_t kMostXBytes = 64 << 10;       // of x in shared memory
+constexpr int kStagedBytes = 48 << 10;          // of a block's weights that go to shared memory,
+constexpr int kPrefetchBytes = 96 << 10;        // and up to here to the cache that all blocks share
+constexpr int64_t kMostXBytes = 32 << 10;       // of x in shared memory
+constexpr int kNormElements = 4;                // per thread
 constexpr int kScratch = kWarps * kGemvRows * kGemvMostOutputs;  // floats
 
 template <class T> struct Gemv {
@@ -29,16 +31,23 @@ template <class T> bool gemv_fits(int rows, int64_t stride) { return rows <= kGe
 // x = narrow(norm), zeros beyond C
 template <class T, int kRows> NC_DEVICE void take_norm(const MixNorm<T>& norm, int64_t stride, T* x, float* scratch) {
   int64_t row[kRows];
-  float squares[kRows] = {};
+  float v[kRows][kNormElements];
   NC_UNROLL
   for (int r = 0; r < kRows; r++) {
     row[r] = norm.picked ? norm.picked[r] : r;
-    for (int c = thread(); c < norm.C; c += kThreads) {
-      const float v = mixed_element(norm, row[r], c);
-      squares[r] += v * v;
+    NC_UNROLL
+    for (int i = 0; i < kNormElements; i++) {
+      const int c = thread() + i * kThreads;
+      v[r][i] = c < norm.C ? mixed_element(norm, row[r], c) : 0;
     }
-    squares[r] = warp_sum(squares[r]);
-    if (lane() == 0) scratch[r * kWarps + warp()] = squares[r];
+  }
+  NC_UNROLL
+  for (int r = 0; r < kRows; r++) {
+    float squares = 0;
+    NC_UNROLL
+    for (int i = 0; i < kNormElements; i++) squares += v[r][i] * v[r][i];
+    squares = warp_sum(squares);
+    if (lane() == 0) scratch[r * kWarps + warp()] = squares;
   }
   sync_block();
   const bool stores = block_x() == 0;
@@ -47,13 +56,15 @@ template <class T, int kRows> NC_DEVICE void take_norm(const MixNorm<T>& norm, i
     float sum = 0;
     for (int w = 0; w < kWarps; w++) sum += scratch[r * kWarps + w];
     const float scale = rsqrtf(sum / static_cast<float>(norm.C) + norm.eps);
-    for (int c = thread(); c < static_cast<int>(stride); c += kThreads) {
-      const float v = c < norm.C ? mixed_element(norm, row[r], c) : 0;
-      const T n = narrow<T>(v * scale);
+    NC_UNROLL
+    for (int i = 0; i < kNormElements; i++) {
+      const int c = thread() + i * kThreads;
+      if (c >= stride) continue;
+      const T n = narrow<T>(v[r][i] * scale);
       x[r * stride + c] = n;
       if (!stores || c >= norm.C) continue;
       norm.n[r * norm.n_stride + c] = n;
-      if (norm.x_out) norm.x_out[row[r] * norm.C + c] = v;
+      if (norm.x_out) norm.x_out[row[r] * norm.C + c] = v[r][i];
     }
   }
 }
@@ -83,27 +94,31 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   const Matmul<T>& a = g.a;
   const int stride = static_cast<int>(a.stride), chunks = stride / Part::kCount;
   const int first = block_x() * g.plan.per_block, end = first + g.plan.per_block < a.outputs ? first + g.plan.per_block : a.outputs;
-  const T* weights = a.w + first * a.stride;
-  const int64_t own_bytes = (end - first) * a.stride * static_cast<int64_t>(sizeof(T));
-  for (int at = thread() * 128; at < kPrefetchBytes && at < own_bytes; at += kThreads * 128) prefetch(reinterpret_cast<const char*>(weights) + at);
-  wait_for_previous();
-  start_next();
-
   float* scratch = static_cast<float*>(shared_memory());
-  T* x = reinterpret_cast<T*>(scratch + kScratch);  // (rows, stride)
+  Part* staged = reinterpret_cast<Part*>(scratch + kScratch);  // the first weights
+  T* x = reinterpret_cast<T*>(staged + kStagedBytes / 16);     // (rows, stride)
+  const Part* weights = reinterpret_cast<const Part*>(a.w + first * a.stride);
+  const int own = (end - first) * chunks, staged_count = own < kStagedBytes / 16 ? own : kStagedBytes / 16;
+  for (int i = thread(); i < staged_count; i += kThreads) copy_async(staged + i, weights + i, true);
+  commit_copies();
+  for (int i = kStagedBytes / 16 + thread() * 8; i < kPrefetchBytes / 16 && i < own; i += kThreads * 8) prefetch(weights + i);
+  start_next();
+  wait_for_previous();
+
   if (kNorm) {
     take_norm<T, kRows>(g.norm, a.stride, x, scratch);
   } else {
     for (int i = thread(); i < kRows * chunks; i += kThreads) reinterpret_cast<Part*>(x)[i] = reinterpret_cast<const Part*>(a.x)[i];
   }
+  wait_copies<0>();
   sync_block();
 
   const int team = warp() / g.plan.team, member = warp() % g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp;
   for (int round = first; round < end; round += teams * kOutputs) {
     const int output = round + team * kOutputs;
-    const T* w[kOutputs];
+    int w[kOutputs];  // where the outputs' weights begin, of the block's
     NC_UNROLL
-    for (int o = 0; o < kOutputs; o++) w[o] = a.w + (output + o < end ? output + o : end - 1) * a.stride;
+    for (int o = 0; o < kOutputs; o++) w[o] = ((output + o < end ? output + o : end - 1) - first) * chunks;
     float sum[kRows][kOutputs] = {};
     for (int from = member * kWarp + lane(); any(from < chunks && output < end); from += step * kDeep) {
       Part part[kDeep][kOutputs];
@@ -111,8 +126,9 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
       for (int d = 0; d < kDeep; d++) {
         NC_UNROLL
         for (int o = 0; o < kOutputs; o++) {
+          const int chunk = w[o] + from + d * step;
           part[d][o] = Part{};
-          if (from + d * step < chunks) part[d][o] = reinterpret_cast<const Part*>(w[o])[from + d * step];
+          if (from + d * step < chunks) part[d][o] = *(chunk < staged_count ? staged + chunk : weights + chunk);
         }
       }
       NC_UNROLL
@@ -136,7 +152,7 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
 
 template <class T, int kRows, bool kNorm> void launch_gemv(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
   const Gemv<T> g{a, norm, gemv_plan(a.outputs, a.stride * static_cast<int64_t>(sizeof(T)) / 16, stream.processors())};
-  const size_t shared_bytes = kScratch * sizeof(float) + static_cast<size_t>(kRows * a.stride) * sizeof(T);
+  const size_t shared_bytes = kScratch * sizeof(float) + kStagedBytes + static_cast<size_t>(kRows * a.stride) * sizeof(T);
   const Blocks blocks{divide_up(a.outputs, g.plan.per_block)};
   if (g.plan.outputs == 1) return launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 1, kNorm>, blocks, kThreads, shared_bytes, g);
   launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 2, kNorm>, blocks, kThreads, shared_bytes, g);
@@ -168,7 +184,7 @@ template <> void matmul<bf16>(Stream& stream, const Matmul<bf16>& a) {
 }
 
 template <class T> void matmul_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
-  if (gemv_fits<T>(a.rows, a.stride)) return gemv_of_norm(stream, a, norm);
+  if (gemv_fits<T>(a.rows, a.stride) && a.stride <= kNormElements * kThreads) return gemv_of_norm(stream, a, norm);
   mix_norm(stream, norm, a.rows);
   matmul(stream, a);
 }

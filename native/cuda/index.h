@@ -78,6 +78,9 @@ NC_BOTH constexpr int skinny_pieces(int outputs, int64_t stride, int processors)
   return static_cast<int>(fill < 1 ? 1 : fill < most ? fill : most);
 }
 
+constexpr int kSampleIds = 2048;  // that a block draws among
+NC_BOTH constexpr int sample_parts(int V) { return static_cast<int>(divide_up(V, kSampleIds)); }
+
 // A float as an unsigned integer of the same order; -0 and 0 are equal.
 NC_BOTH constexpr uint32_t ordered_bits(uint32_t bits) { return bits == 0x80000000u ? 0x80000000u : bits & 0x80000000u ? ~bits : bits | 0x80000000u; }
 

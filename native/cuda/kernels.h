@@ -157,6 +157,22 @@ struct Draw {
   int32_t stream;           // the row's number in its call
   int32_t steps_left;       // 0: the row draws nothing any more
   int32_t taken;            // tokens drawn so far
+  double top_p = 1;         // 1: all
+  double min_p = 0;         // 0: all
+};
+
+// What a row's options keep: the buckets above `bucket`, in it the keys from `least` on, of these the values from `floor` on.
+struct Kept {
+  bool all;
+  float max;
+  int32_t bucket;
+  uint64_t least;
+  double floor;
+};
+
+struct Candidate {
+  float value;
+  int32_t id;               // -1: none
 };
 
 // Draws a token for each row that has steps left and makes it the row's next input.
@@ -167,6 +183,10 @@ struct Sample {
   Token* tokens;            // (B): what the logits came from
   const int32_t* pause_ids; // their number, then the ids: after one of these a row stops
   int32_t* drawn;           // (steps, B)
+  bool has_cuts;            // some row has top_k, top_p or min_p
+  Kept* kept;               // (B)
+  Candidate* candidates;    // (B, sample_parts(V))
+  uint32_t* arrived;        // (B): blocks that are done, zero between launches
 };
 void sample(Stream& stream, const Sample& a);
 

@@ -15,8 +15,8 @@ constexpr int kThreads = 256;
 
 template <class T> NC_KERNEL(kThreads) mix_norm_kernel(MixNorm<T> a) {
   float* scratch = static_cast<float*>(shared_memory());
-  wait_for_previous();
   start_next();
+  wait_for_previous();
   const int64_t row = a.picked ? a.picked[block_x()] : block_x();
   float squares = 0;
   for (int c = thread(); c < a.C; c += threads()) {

@@ -40,8 +40,8 @@ template <class T> NC_DEVICE void write_value(const AppendKv<T>& a, const float*
   const unsigned char* embedding = static_cast<const unsigned char*>(a.value_embeds);
   if (embedding) {
     float dot = 0;
-    for (int c = 0; c < a.g; c++) dot += a.ve_gate[head * a.g + c] * widen(a.n[t * a.n_stride + c]);
-    gate = a.m * sigmoid(dot);
+    for (int c = lane(); c < a.g; c += kWarp) dot += a.ve_gate[head * a.g + c] * widen(a.n[t * a.n_stride + c]);
+    gate = a.m * sigmoid(warp_sum(dot));
     embedding += (static_cast<int64_t>(token.id) * a.K + head) * a.D * (a.value_embeds_is_bf16 ? 2 : 4);
   }
   for (int d = lane(); d < a.Dp; d += kWarp) {

@@ -46,7 +46,8 @@ class Stream {
   virtual void replay(const Graph& graph) = 0;
   virtual void synchronize() = 0;
   virtual int64_t free_bytes() = 0;
-  virtual int processors() const = 0;             // blocks that run at once, at one per processor
+  virtual int processors() = 0;       // multiprocessors
+  virtual int64_t cache_bytes() = 0;  // of L2
 
   bool ok() const { return status_.ok(); }
   Status take_status();

@@ -46,7 +46,7 @@ class CudaStream final : public Stream {
     target_ = stream_;
     int major = 0;
     if (ok()) check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_), "opening the device");
-    if (ok()) check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device_), "opening the device");
+    processors_ = attribute(cudaDevAttrMultiProcessorCount);
     can_overlap_ = major >= 9;
     return take_status();
   }
@@ -129,14 +129,21 @@ class CudaStream final : public Stream {
     check(error, "a pass that ended with " + std::string(last_kernel_) + (waits_for_each_ ? "" : "; NANOCHAT_CUDA_SYNC=1 finds the kernel itself"));
   }
 
-  int processors() const override { return processors_; }
   int64_t free_bytes() override {
     size_t free = 0, total = 0;
     if (ok()) check(cudaMemGetInfo(&free, &total), "asking for the free memory");
     return static_cast<int64_t>(free);
   }
+  int processors() override { return processors_; }
+  int64_t cache_bytes() override { return attribute(cudaDevAttrL2CacheSize); }
 
  private:
+  int attribute(cudaDeviceAttr which) {
+    int value = 0;
+    if (ok()) check(cudaDeviceGetAttribute(&value, which, device_), "asking for the device's size");
+    return value;
+  }
+
   void check(cudaError_t error, const std::string& what) {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // note: an error that is not sticky is forgotten, the next pass may work

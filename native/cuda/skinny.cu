@@ -64,8 +64,8 @@ template <int kFlat> NC_KERNEL(kThreads) skinny_kernel(Skinny s) {
   const Matmul<bf16>& a = s.a;
   const int first = block_x() * kSkinnyOutputs, steps = static_cast<int>(a.stride) / kStep, stride = s.pieces * kWarps;
   prefetch_weights(s, first);
-  wait_for_previous();
   start_next();
+  wait_for_previous();
 
   const int g = lane() / 4, at = lane() % 4 * 8;
   const bf16* w[kTall][2];

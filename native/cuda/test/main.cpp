@@ -54,7 +54,7 @@ void set_up_emulation(std::vector<Suite>* suites) {
   using namespace nanochat::cuda;
   using emulation::Order;
   suites->insert(suites->begin(), {"random order", [] { emulation::set_order(Order::random); }});
-  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }}, {"model", test_model}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
+  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }}, {"model", test_model}, {"memory", test_memory}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"descending order", [] { emulation::set_order(Order::descending); }}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"emulation", test_emulation}});
 #else
@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
   }
   stream = std::move(opened);
   stream->enter();
-  std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}};
+  std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}, {"probe", test_probe}};
   set_up_emulation(&suites);
   for (const auto& suite : suites) {
     if (argc > 2 && std::strcmp(argv[2], suite.name) != 0) continue;
