@@ -6,6 +6,7 @@
 #include <new>
 
 #include "cuda/forward.h"
+#include "cuda/probe.h"
 
 struct nc_cuda_model {
   std::unique_ptr<nanochat::cuda::Model> model;
@@ -101,6 +102,26 @@ int32_t describe_device_call(int32_t device, char name[256], int64_t* bytes, nc_
   });
 }
 
+int32_t free_memory(int32_t device, int64_t* bytes, nc_cuda_status* status) {
+  return report(status, [&] {
+    std::unique_ptr<Stream> stream;
+    const Status opened = Stream::open(device, &stream);
+    if (!opened.ok()) return opened;
+    stream->enter();
+    *bytes = stream->free_bytes();
+    return stream->take_status();
+  });
+}
+
+int32_t measure(int32_t device, nc_cuda_limits* out, nc_cuda_status* status) {
+  return report(status, [&] {
+    Limits limits;
+    const Status result = measure_limits(device, &limits);
+    *out = {limits.read_bytes_per_second, limits.float32_flops_per_second, limits.bfloat16_flops_per_second};
+    return result;
+  });
+}
+
 int32_t load(int32_t device, const nc_cuda_config* config, int32_t is_bf16, const nc_cuda_source* source, nc_cuda_model** out, nc_cuda_status* status) {
   return report(status, [&] {
     auto model = std::make_unique<nc_cuda_model>();
@@ -129,7 +150,7 @@ int32_t decode(nc_cuda_model* model, const nc_cuda_row* rows, const nc_cuda_draw
       const nc_cuda_draw& d = draws[r];
       if (d.max_steps < 1 || d.max_steps > kMostSteps) return Status::error("ERR_INVALID_ARG", "Expected 1 to " + std::to_string(kMostSteps) + " steps.");
       batch[static_cast<size_t>(r)].logits = WantedLogits::last;
-      list.push_back({d.temperature, d.top_k, d.seed_low, d.seed_high, d.stream, d.max_steps, 0});
+      list.push_back({d.temperature, d.top_k, d.seed_low, d.seed_high, d.stream, d.max_steps, 0, d.top_p, d.min_p});
       steps = std::max(steps, d.max_steps);
     }
     std::vector<std::vector<int32_t>> drawn;
@@ -143,7 +164,7 @@ int32_t decode(nc_cuda_model* model, const nc_cuda_row* rows, const nc_cuda_draw
 }
 
 const nc_cuda_api api = {
-    NC_CUDA_ABI, sizeof(nc_cuda_api), count_devices_call, describe_device_call, load,
+    NC_CUDA_ABI, sizeof(nc_cuda_api), count_devices_call, describe_device_call, free_memory, measure, load,
     [](nc_cuda_model* model) { delete model; },
     [](const nc_cuda_model* model) { return model->model->memory_bytes(); },
     [](const nc_cuda_model* model) { return model->model->slots()->bytes_in_use.load(); },

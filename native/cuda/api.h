@@ -3,7 +3,7 @@
 #pragma once
 #include <stdint.h>
 
-#define NC_CUDA_ABI 1
+#define NC_CUDA_ABI 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,8 +44,9 @@ typedef struct {
   int32_t logits;
 } nc_cuda_row;
 
-/* How a row draws (MODEL.md 5): temperature 0 is argmax, top_k 0 the whole vocabulary. */
+/* How a row draws (MODEL.md 5): temperature 0 is argmax; top_k 0, top_p 1 and min_p 0 keep the whole vocabulary. */
 typedef struct {
+  double top_p, min_p;
   float temperature;
   int32_t top_k;
   uint32_t seed_low, seed_high;
@@ -53,10 +54,18 @@ typedef struct {
   int32_t max_steps; /* tokens to draw at most */
 } nc_cuda_draw;
 
+/* What the device reached at most, in a second. */
+typedef struct {
+  double read_bytes, float32_flops, bfloat16_flops;
+} nc_cuda_limits;
+
 typedef struct {
   uint32_t abi, size;
   int32_t (*count_devices)(int32_t* count, nc_cuda_status* status);
   int32_t (*describe_device)(int32_t device, char name[256], int64_t* bytes, nc_cuda_status* status);
+  /* Takes some of the memory and a few hundred milliseconds the first time. */
+  int32_t (*free_memory)(int32_t device, int64_t* bytes, nc_cuda_status* status);
+  int32_t (*measure)(int32_t device, nc_cuda_limits* limits, nc_cuda_status* status);
   int32_t (*load)(int32_t device, const nc_cuda_config* config, int32_t is_bf16, const nc_cuda_source* source, nc_cuda_model** model, nc_cuda_status* status);
   void (*free_model)(nc_cuda_model* model);
   int64_t (*memory_bytes)(const nc_cuda_model* model);

@@ -1,10 +1,12 @@
 // y = softmax(q k / sqrt(D)) v for single queries, keys first..position                        MODEL.md 1: attention
-// q (T, H, Dp), slots -> partial results per split (T, H, splits, Dp), then y (T, H D)
-// A block per token, head and split; groups of Dp / 8 lanes (bf16; float: Dp / 4) take a key each, 16 bytes per lane, and
-// keep a running softmax; groups, warps and at last splits are merged in a fixed order.
-// Bound by reading keys and values. Not measured.
+// q (T, H, Dp), slots -> y (T, H D); or qkv (T, (H + 2 K) D), whose k and v it appends to the slots first
+// Keys are split by their number alone; a block takes a run of a token and head's splits. Groups of Dp / 8 lanes (bf16;
+// float: Dp / 4) take a key each, 16 bytes per lane, and keep a running softmax. What groups, warps and splits found is
+// merged in a fixed order, the same in one block as in many, by the last block that is done.
+// Bound by reading keys and values.
 #include "cuda/device.h"
 #include "cuda/kernels.h"
+#include "cuda/rotate.h"
 
 namespace nanochat {
 namespace cuda {
@@ -14,56 +16,83 @@ namespace {
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
 constexpr int kAtOnce = 4;  // keys that a group has in flight
 
+template <class T> struct Decode {
+  Attention<T> a;
+  AppendKv<T> append;
+  int run;  // splits of a block
+};
+
 // A softmax over some keys: largest score, sum of exponentials, and with it the weighted sum of values.
 template <int kCount> struct Part {
   float largest, sum, out[kCount];
 };
 
+NC_DEVICE float shrink(float largest, float sum, float to) { return sum == 0 ? 0 : expf(largest - to); }
+
 template <int kCount> NC_DEVICE void merge(Part<kCount>& a, const Part<kCount>& b) {
-  if (b.sum == 0) return;
-  const float largest = a.largest > b.largest ? a.largest : b.largest;
-  const float left = a.sum == 0 ? 0 : expf(a.largest - largest), right = expf(b.largest - largest);
+  const float largest = fmaxf(a.largest, b.largest), left = shrink(a.largest, a.sum, largest), right = shrink(b.largest, b.sum, largest);
+  a.largest = largest;
   a.sum = a.sum * left + b.sum * right;
   NC_UNROLL
   for (int i = 0; i < kCount; i++) a.out[i] = a.out[i] * left + b.out[i] * right;
-  a.largest = largest;
 }
 
-template <class T, int Dp> NC_KERNEL(kThreads) attention_decode_kernel(Attention<T> a) {
+// One element of a split, of what its warps found: weights (kWarps, 2), out (kWarps, pitch).
+NC_DEVICE Part<1> merge_warps(const float* weights, const float* out, int pitch) {
+  Part<1> all = {weights[0], 0, {0}};
+  NC_UNROLL
+  for (int w = 1; w < kWarps; w++) all.largest = fmaxf(all.largest, weights[2 * w]);
+  NC_UNROLL
+  for (int w = 0; w < kWarps; w++) {
+    const float factor = expf(weights[2 * w] - all.largest);  // 0 for a warp without keys
+    all.sum += weights[2 * w + 1] * factor;
+    all.out[0] += out[w * pitch] * factor;
+  }
+  return all;
+}
+
+// The same of up to 32 splits, whose weights the lanes of a warp load at once.
+NC_DEVICE float merge_splits(const float* weights, const float* out, int pitch, int splits) {
+  static_assert(kMaxSplits <= kWarp, "a lane per split");
+  const float own = lane() < splits ? weights[2 * lane()] : -INFINITY;
+  float largest = own;
+  for (int m = kWarp / 2; m > 0; m /= 2) largest = fmaxf(largest, shuffle_xor(largest, m));
+  const float factor = expf(own - largest), sum = warp_sum(lane() < splits ? weights[2 * lane() + 1] * factor : 0);
+  float all = 0;
+  NC_UNROLL_BY_4
+  for (int s = 0; s < splits; s++) all += out[s * pitch] * shuffle(factor, s);
+  return all / sum;
+}
+
+// What a block has in shared memory, for a run of splits.
+template <class T, int Dp> struct alignas(16) Shared {
+  T q[Dp], k[Dp], v[Dp];      // of the new token
+  uint32_t arrived;
+  float split_weights[kMaxSplits][2];
+  // behind it: weights (run, kWarps, 2), out (run, kWarps, Dp), of each warp
+  static constexpr size_t bytes(int run) { return sizeof(Shared) + static_cast<size_t>(run) * kWarps * (Dp + 2) * sizeof(float); }
+};
+
+// Keys [from, end) of a head, by one warp; the one at `fresh` comes from shared memory.
+template <class T, int Dp> NC_DEVICE Part<Chunk<T>::kCount> attend(const float (&q)[Chunk<T>::kCount], const T* keys, const T* values, int from, int end, int fresh, const T* fresh_key,
+                                                                  const T* fresh_value) {
   using Piece = Chunk<T>;
   constexpr int kCount = Piece::kCount, kGroup = Dp / kCount, kGroups = kWarp / kGroup;  // lanes of a key, keys of a warp
-  static_assert(kGroup <= kWarp && kGroup >= 4, "a key fits in a warp");
-  const int split = block_x(), head = block_y();
-  const int64_t t = block_z();
-  const Token token = a.tokens[t];
-  const int visible_from = first_visible(token.position, a.window), visible = token.position - visible_from + 1;
-  if (split >= split_count(visible)) return;
-  const int per_split = keys_per_split(visible), first = visible_from + split * per_split;
-  const int end = first + per_split < token.position + 1 ? first + per_split : token.position + 1;
-
-  const int part = lane() % kGroup, group = warp() * kGroups + lane() / kGroup;
-  const int kv_head = head / (a.H / a.K);
-  const T* keys = head_cache<T>(a.rows[token.row], a.layer, 0, a.K, kv_head, Dp) + part * kCount;
-  const T* values = head_cache<T>(a.rows[token.row], a.layer, 1, a.K, kv_head, Dp) + part * kCount;
-  const auto query = *reinterpret_cast<const Piece*>(a.q + (t * a.H + head) * Dp + part * kCount);
-  float q[kCount];
-  NC_UNROLL
-  for (int e = 0; e < kCount; e++) q[e] = widen(query.at[e]) * a.scale;
-
-  Part<kCount> mine = {};
-  for (int from = first + group; any(from < end); from += kWarps * kGroups * kAtOnce) {
+  const int part = lane() % kGroup * kCount;
+  Part<kCount> mine = {-INFINITY, 0, {}};
+  for (int first = from + warp() * kGroups + lane() / kGroup; any(first < end); first += kWarps * kGroups * kAtOnce) {
     Piece k[kAtOnce], v[kAtOnce];
     float score[kAtOnce];
     NC_UNROLL
     for (int i = 0; i < kAtOnce; i++) {
-      const int key = from + i * kWarps * kGroups;
+      const int key = first + i * kWarps * kGroups;
       k[i] = v[i] = Piece{};
       if (key < end) {
-        k[i] = *reinterpret_cast<const Piece*>(keys + static_cast<int64_t>(key) * Dp);
-        v[i] = *reinterpret_cast<const Piece*>(values + static_cast<int64_t>(key) * Dp);
+        k[i] = *reinterpret_cast<const Piece*>((key == fresh ? fresh_key : keys + static_cast<int64_t>(key) * Dp) + part);
+        v[i] = *reinterpret_cast<const Piece*>((key == fresh ? fresh_value : values + static_cast<int64_t>(key) * Dp) + part);
       }
     }
-    float largest = mine.sum == 0 ? -INFINITY : mine.largest;
+    float largest = mine.largest;
     NC_UNROLL
     for (int i = 0; i < kAtOnce; i++) {
       float dot = 0;
@@ -71,15 +100,15 @@ template <class T, int Dp> NC_KERNEL(kThreads) attention_decode_kernel(Attention
       for (int e = 0; e < kCount; e++) dot += q[e] * widen(k[i].at[e]);
       NC_UNROLL
       for (int m = kGroup / 2; m > 0; m /= 2) dot += shuffle_xor(dot, m);
-      score[i] = from + i * kWarps * kGroups < end ? dot : -INFINITY;
-      largest = largest > score[i] ? largest : score[i];
+      score[i] = first + i * kWarps * kGroups < end ? dot : -INFINITY;
+      largest = fmaxf(largest, score[i]);
     }
     if (largest == -INFINITY) continue;
-    const float shrink = mine.sum == 0 ? 0 : expf(mine.largest - largest);
+    const float before = shrink(mine.largest, mine.sum, largest);
     mine.largest = largest;
-    mine.sum *= shrink;
+    mine.sum *= before;
     NC_UNROLL
-    for (int e = 0; e < kCount; e++) mine.out[e] *= shrink;
+    for (int e = 0; e < kCount; e++) mine.out[e] *= before;
     NC_UNROLL
     for (int i = 0; i < kAtOnce; i++) {
       const float p = expf(score[i] - largest);
@@ -88,7 +117,6 @@ template <class T, int Dp> NC_KERNEL(kThreads) attention_decode_kernel(Attention
       for (int e = 0; e < kCount; e++) mine.out[e] += p * widen(v[i].at[e]);
     }
   }
-
   NC_UNROLL
   for (int m = kGroup; m < kWarp; m *= 2) {
     Part<kCount> other;
@@ -96,62 +124,143 @@ template <class T, int Dp> NC_KERNEL(kThreads) attention_decode_kernel(Attention
     other.sum = shuffle_xor(mine.sum, m);
     NC_UNROLL
     for (int e = 0; e < kCount; e++) other.out[e] = shuffle_xor(mine.out[e], m);
-    // note: both lanes add in the same order, so that all hold the same sum
-    if (lane() & m) {
-      merge(other, mine);
-      mine = other;
-    } else {
-      merge(mine, other);
+    merge(mine, other);
+  }
+  return mine;
+}
+
+// Rotated q, and where the block has the last split, k and v, which one head of each group also keeps.
+template <class T, int Dp> NC_DEVICE void take_new_token(const Decode<T>& p, const Token& token, int64_t t, int head, bool has_last, Shared<T, Dp>* shared) {
+  const AppendKv<T>& a = p.append;
+  const int group = a.H / a.K, kv_head = head / group;
+  const float* qkv = a.qkv + t * (a.H + 2 * a.K) * a.D;
+  if (warp() == 0) write_rotated(a, qkv + head * a.D, t, shared->q);
+  if (has_last && warp() == 1) write_rotated(a, qkv + (a.H + kv_head) * a.D, t, shared->k);
+  if (has_last && warp() == 2) write_value(a, qkv + (a.H + a.K + kv_head) * a.D, token, t, kv_head, shared->v);
+  sync_block();
+  if (!has_last || head % group != 0) return;
+  for (int value = 0; value < 2; value++) {
+    T* out = head_cache<T>(a.rows[token.row], a.layer, value, a.K, kv_head, Dp) + static_cast<int64_t>(token.position) * Dp;
+    for (int d = thread(); d < Dp; d += kThreads) out[d] = value ? shared->v[d] : shared->k[d];
+  }
+}
+
+template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_kernel(Decode<T> p) {
+  using Piece = Chunk<T>;
+  constexpr int kCount = Piece::kCount, kGroup = Dp / kCount;
+  static_assert(kGroup <= kWarp && kGroup >= 4, "a key fits in a warp");
+  static_assert(Dp <= kThreads, "a thread per element");
+  start_next();
+  const Attention<T>& a = p.a;
+  const int head = block_y(), kv_head = head / (a.H / a.K);
+  const int64_t t = block_z(), at = t * a.H + head;
+  const Token token = a.tokens[t];
+  const Row row = a.rows[token.row];
+  const int visible_from = first_visible(token.position, a.window), visible = token.position - visible_from + 1;
+  const int splits = split_count(visible), per_split = keys_per_split(visible), first_split = block_x() * p.run;
+  const T* keys = head_cache<T>(row, a.layer, 0, a.K, kv_head, Dp);
+  const T* values = head_cache<T>(row, a.layer, 1, a.K, kv_head, Dp);
+  const int end = token.position + 1;
+  if (kAppends && thread() < kLeastSplit) {  // a key of the first split and its value, while the kernel before ends
+    const int key = visible_from + first_split * per_split + thread();
+    for (int line = 0; line < Dp * static_cast<int>(sizeof(T)) && key < token.position; line += 128) {
+      prefetch(reinterpret_cast<const char*>(keys + static_cast<int64_t>(key) * Dp) + line);
+      prefetch(reinterpret_cast<const char*>(values + static_cast<int64_t>(key) * Dp) + line);
     }
   }
-  auto* all = static_cast<Part<kCount>*>(shared_memory());  // (warps, kGroup)
-  if (lane() < kGroup) all[warp() * kGroup + part] = mine;
-  sync_block();
-  if (warp() != 0 || lane() >= kGroup) return;
-  for (int w = 1; w < kWarps; w++) merge(mine, all[w * kGroup + part]);
-  const int64_t at = (t * a.H + head) * kMaxSplits + split;
+  wait_for_previous();
+  if (first_split >= splits) return;
+  const int end_split = first_split + p.run < splits ? first_split + p.run : splits;
+
+  auto* shared = static_cast<Shared<T, Dp>*>(shared_memory());
+  float* weights = reinterpret_cast<float*>(shared + 1);
+  float* out = weights + p.run * kWarps * 2;
+  if (kAppends) take_new_token<T, Dp>(p, token, t, head, end_split == splits, shared);
+  const int part = lane() % kGroup * kCount;
+  const auto query = *reinterpret_cast<const Piece*>((kAppends ? shared->q : a.q + at * Dp) + part);
+  float q[kCount];
   NC_UNROLL
-  for (int e = 0; e < kCount; e++) a.partial[at * Dp + part * kCount + e] = mine.out[e];
-  if (part == 0) {
-    a.weights[2 * at] = mine.largest;
-    a.weights[2 * at + 1] = mine.sum;
+  for (int e = 0; e < kCount; e++) q[e] = widen(query.at[e]) * a.scale;
+
+  for (int split = first_split; split < end_split; split++) {
+    const int from = visible_from + split * per_split, until = from + per_split < end ? from + per_split : end;
+    const Part<kCount> mine = attend<T, Dp>(q, keys, values, from, until, kAppends ? token.position : -1, shared->k, shared->v);
+    const int place = (split - first_split) * kWarps + warp();
+    if (lane() >= kGroup) continue;
+    if (lane() == 0) {
+      weights[2 * place] = mine.largest;
+      weights[2 * place + 1] = mine.sum;
+    }
+    NC_UNROLL
+    for (int e = 0; e < kCount; e++) out[place * Dp + part + e] = mine.out[e];
   }
+  sync_block();
+
+  const int d = thread();
+  float* partial = a.partial + at * kMaxSplits * Dp;
+  float* partial_weights = a.weights + at * kMaxSplits * 2;
+  const bool is_whole = first_split == 0 && end_split == splits;
+  if (!is_whole) {
+    for (int split = first_split; split < end_split && d < Dp; split++) {
+      const int place = (split - first_split) * kWarps;
+      const Part<1> all = merge_warps(weights + 2 * place, out + place * Dp + d, Dp);
+      partial[split * Dp + d] = all.out[0];
+      if (d == 0) {
+        partial_weights[2 * split] = all.largest;
+        partial_weights[2 * split + 1] = all.sum;
+      }
+    }
+    publish();
+    sync_block();
+    if (d == 0) shared->arrived = add_global(&a.arrived[at], 1) + 1;
+    sync_block();
+    if (static_cast<int>(shared->arrived) < static_cast<int>(divide_up(splits, p.run))) return;
+    publish();
+    if (d == 0) a.arrived[at] = 0;
+  } else {
+    // in place: a thread reads all of its element's parts of a split before it writes their sum
+    for (int split = 0; split < splits && d < Dp; split++) {
+      const Part<1> all = merge_warps(weights + 2 * split * kWarps, out + split * kWarps * Dp + d, Dp);
+      out[split * kWarps * Dp + d] = all.out[0];
+      if (d == 0) {
+        shared->split_weights[split][0] = all.largest;
+        shared->split_weights[split][1] = all.sum;
+      }
+    }
+    sync_block();
+  }
+  const int element = d < Dp ? d : 0;
+  const float y = is_whole ? merge_splits(&shared->split_weights[0][0], out + element, kWarps * Dp, splits) : merge_splits(partial_weights, partial + element, Dp, splits);
+  if (d < a.D) a.y[t * a.y_stride + head * a.D + d] = narrow<T>(y);
 }
 
-// A warp per token and head.
-template <class T> NC_KERNEL(kThreads) attention_combine_kernel(Attention<T> a) {
-  const int head = block_y() * kWarps + warp();
-  if (head >= a.H) return;
-  const int64_t t = block_x(), at = (t * a.H + head) * kMaxSplits;
-  const int position = a.tokens[t].position, splits = split_count(position - first_visible(position, a.window) + 1);
-  float largest = a.weights[2 * at], sum = 0;
-  for (int s = 1; s < splits; s++) largest = largest > a.weights[2 * (at + s)] ? largest : a.weights[2 * (at + s)];
-  for (int s = 0; s < splits; s++) sum += a.weights[2 * (at + s) + 1] * expf(a.weights[2 * (at + s)] - largest);
-  for (int d = lane(); d < a.D; d += kWarp) {
-    float out = 0;
-    for (int s = 0; s < splits; s++) out += a.partial[(at + s) * a.Dp + d] * expf(a.weights[2 * (at + s)] - largest);
-    a.y[t * a.y_stride + head * a.D + d] = narrow<T>(out / sum);
-  }
+template <class T, int Dp, bool kAppends> void launch_decode(Stream& stream, const Attention<T>& a, const AppendKv<T>& append, int64_t T_, int splits) {
+  // several blocks per place on the device, so that short ones fill in; then as long runs as that allows
+  const int64_t run = T_ * a.H * splits / (int64_t{8} * stream.processors());
+  const Decode<T> p{a, append, static_cast<int>(run < 1 ? 1 : run > splits ? splits : run)};
+  launch_overlapping(stream, "attention_decode", attention_decode_kernel<T, Dp, kAppends>, {divide_up(splits, p.run), a.H, T_}, kThreads, Shared<T, Dp>::bytes(p.run), p);
 }
 
-template <class T, int Dp> void launch_decode(Stream& stream, const Attention<T>& a, int64_t T_, int splits) {
-  constexpr int kCount = Chunk<T>::kCount;
-  launch(stream, "attention_decode", attention_decode_kernel<T, Dp>, {splits, a.H, T_}, kThreads, kWarps * Dp / kCount * sizeof(Part<kCount>), a);
+template <class T, bool kAppends> void launch_padded(Stream& stream, const Attention<T>& a, const AppendKv<T>& append, int64_t T_, int splits) {
+  switch (a.Dp) {
+    case 32: return launch_decode<T, 32, kAppends>(stream, a, append, T_, splits);
+    case 64: return launch_decode<T, 64, kAppends>(stream, a, append, T_, splits);
+    case 128: return launch_decode<T, 128, kAppends>(stream, a, append, T_, splits);
+  }
 }
 
 }  // namespace
 
-template <class T> void attention_decode(Stream& stream, const Attention<T>& a, int64_t T_, int splits) {
-  switch (a.Dp) {
-    case 32: launch_decode<T, 32>(stream, a, T_, splits); break;
-    case 64: launch_decode<T, 64>(stream, a, T_, splits); break;
-    case 128: launch_decode<T, 128>(stream, a, T_, splits); break;
-  }
-  launch(stream, "attention_combine", attention_combine_kernel<T>, {T_, divide_up(a.H, kWarps)}, kThreads, 0, a);
+template <class T> void attention_decode(Stream& stream, const Attention<T>& a, int64_t T_, int splits) { launch_padded<T, false>(stream, a, {}, T_, splits); }
+
+template <class T> void attention_append(Stream& stream, const Attention<T>& a, const AppendKv<T>& append, int64_t T_, int splits) {
+  launch_padded<T, true>(stream, a, append, T_, splits);
 }
 
 template void attention_decode<float>(Stream&, const Attention<float>&, int64_t, int);
 template void attention_decode<bf16>(Stream&, const Attention<bf16>&, int64_t, int);
+template void attention_append<float>(Stream&, const Attention<float>&, const AppendKv<float>&, int64_t, int);
+template void attention_append<bf16>(Stream&, const Attention<bf16>&, const AppendKv<bf16>&, int64_t, int);
 
 }  // namespace cuda
 }  // namespace nanochat

@@ -8,6 +8,8 @@
 #define NC_DEVICE __device__ __forceinline__
 // note: at least 1 block, else the compiler spills to make room for more.
 #define NC_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+// note: for kernels that should fit on a processor beside the next one.
+#define NC_HALF_KERNEL(threads) __global__ void __launch_bounds__(threads, 1024 / (threads))
 #define NC_UNROLL _Pragma("unroll")
 #define NC_UNROLL_BY_4 _Pragma("unroll 4")
 
@@ -32,6 +34,20 @@ template <class V> NC_DEVICE V shuffle(V v, int from) { return __shfl_sync(0xfff
 template <class V> NC_DEVICE V shuffle_xor(V v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 NC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }
 NC_DEVICE uint32_t add_shared(uint32_t* to, uint32_t v) { return atomicAdd(to, v); }
+NC_DEVICE uint32_t add_global(uint32_t* to, uint32_t v) { return atomicAdd(to, v); }
+NC_DEVICE void publish() { __threadfence(); }
+NC_DEVICE void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
+
+NC_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+NC_DEVICE void start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 NC_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 

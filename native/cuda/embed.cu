@@ -1,7 +1,7 @@
 // x_t = norm(wte[id]), smeared with x_{t-1}; x0 = x                                             MODEL.md 1, first lines
 // tokens (T), wte (V, C) -> x, x0 (T, C) float
 // A block per token; its threads stride over C and read the rows twice, the second time from cache.
-// Bound by latency: a few rows of some kilobytes. Not measured.
+// Bound by latency: a few rows of some kilobytes.
 #include "cuda/device.h"
 #include "cuda/kernels.h"
 
@@ -28,6 +28,8 @@ NC_DEVICE const void* row_of(const Embed& a, int id) {
 
 NC_KERNEL(kThreads) embed_kernel(Embed a) {
   float* scratch = static_cast<float*>(shared_memory());
+  start_next();
+  wait_for_previous();
   const Token token = a.tokens[block_x()];
   const void* row = row_of(a, token.id);
   const void* before = row;
@@ -49,6 +51,8 @@ NC_KERNEL(kThreads) embed_kernel(Embed a) {
 }
 
 NC_KERNEL(kThreads) rope_table_kernel(RopeTable a) {
+  wait_for_previous();
+  start_next();  // not before: later kernels of the step read tokens before their own wait
   const float position = static_cast<float>(a.tokens[block_x()].position);
   for (int i = thread(); i < a.half; i += threads()) {
     const float angle = position * a.inv_freq[i];
@@ -66,9 +70,9 @@ NC_KERNEL(kThreads) rope_table_kernel(RopeTable a) {
 
 }  // namespace
 
-void embed(Stream& stream, const Embed& a, int64_t T_) { launch(stream, "embed", embed_kernel, {T_}, kThreads, kThreads / kWarp * sizeof(float), a); }
+void embed(Stream& stream, const Embed& a, int64_t T_) { launch_overlapping(stream, "embed", embed_kernel, {T_}, kThreads, kThreads / kWarp * sizeof(float), a); }
 
-void rope_table(Stream& stream, const RopeTable& a, int64_t T_) { launch(stream, "rope_table", rope_table_kernel, {T_}, 64, 0, a); }
+void rope_table(Stream& stream, const RopeTable& a, int64_t T_) { launch_overlapping(stream, "rope_table", rope_table_kernel, {T_}, 64, 0, a); }
 
 }  // namespace cuda
 }  // namespace nanochat

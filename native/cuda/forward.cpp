@@ -11,7 +11,6 @@ namespace cuda {
 
 namespace {
 
-constexpr int64_t kSlab = 256;       // rows of logits, and queries of split attention, at a time
 constexpr int64_t kFewQueries = 4;   // new tokens of a row up to which each is a query of its own
 
 // Tokens [from, from + count) of a pass.
@@ -25,6 +24,7 @@ struct Pass {
   const Row* rows;          // (B)
   int64_t T_;
   int longest;              // largest position; -1: not known, as in a captured step
+  bool is_step;             // every row has one token
   std::vector<Range> few;   // whose queries stand alone
   const QueryTile* tiles;   // of the others
   int64_t tile_count;
@@ -43,11 +43,8 @@ template <class T> class ModelOf final : public Model {
     if (!status.ok()) return status;
     stream_ = std::move(opened);
     memory_bytes_ = weight_bytes<T>(config_, source);
-    const int64_t free = stream_->free_bytes();
-    if (stream_->ok() && memory_bytes_ > free) {
-      return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + std::to_string(memory_bytes_ >> 20) + " MB and " + std::to_string(free >> 20) +
-                           " MB are free on the device. Use dtype bfloat16, a smaller model or a device with more memory.");
-    }
+    status = check_memory();
+    if (!status.ok()) return status;
     slots_ = std::make_shared<SlotShape>();
     slots_->stream = stream_;
     slots_->heads = int64_t{2} * config_.n_layer * config_.n_kv_head;
@@ -110,6 +107,17 @@ template <class T> class ModelOf final : public Model {
   }
 
  private:
+  // Weights, the largest pass of prompts and one full context: with less a model could be loaded and not used.
+  Status check_memory() {
+    const int64_t item = sizeof(T), working = working_bytes(config_, item, std::min(kLargestPass, config_.max_positions()));
+    const int64_t context = config_.sequence_len * kv_bytes_per_token(config_, item), needed = memory_bytes_ + working + context, free = stream_->free_bytes();
+    if (!stream_->ok()) return stream_->take_status();
+    if (needed <= free) return {};
+    const auto megabytes = [](int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MB"; };
+    return Status::error("ERR_OUT_OF_MEMORY", "The model needs " + megabytes(needed) + " on the device (weights " + megabytes(memory_bytes_) + ", a pass " + megabytes(working) +
+                         ", one context " + megabytes(context) + ") and " + std::to_string(free >> 20) + " MB are free. Use dtype bfloat16, a smaller model or a device with more memory.");
+  }
+
   // Lays the batch out for the device: tokens, rows, query tiles and the tokens whose logits are wanted, in one piece.
   void begin(const std::vector<BatchRow>& batch, int64_t more_positions) {
     std::vector<Token> tokens;
@@ -140,6 +148,7 @@ template <class T> class ModelOf final : public Model {
       }
     }
     pass_.T_ = static_cast<int64_t>(tokens.size());
+    pass_.is_step = tokens.size() == batch.size();
     pass_.few = std::move(few);
     pass_.tile_count = static_cast<int64_t>(tiles.size());
     logits_rows_ = static_cast<int64_t>(picked.size());
@@ -173,6 +182,8 @@ template <class T> class ModelOf final : public Model {
       step_rows_ = Memory(stream_, kMostDecodeRows * sizeof(Row));
       every_row_ = Memory(stream_, kMostDecodeRows * sizeof(int32_t));
       pause_ids_ = Memory(stream_, (1 + kMostPauseIds) * sizeof(int32_t));
+      kept_ = Memory(stream_, kMostDecodeRows * sizeof(Kept));
+      candidates_ = Memory(stream_, size_t{kMostDecodeRows} * static_cast<size_t>(sample_parts(config_.vocab_size)) * sizeof(Candidate));
       drawn_ = Memory(stream_, size_t{kMostSteps} * kMostDecodeRows * sizeof(int32_t));
       std::vector<int32_t> every;
       for (int i = 0; i < kMostDecodeRows; i++) every.push_back(i);
@@ -181,6 +192,7 @@ template <class T> class ModelOf final : public Model {
     }
     if (!stream_->ok()) return;
     for (size_t r = 0; r < batch.size(); r++) step_row_list_[r] = batch[r].sequence->row();
+    has_cuts_ = std::any_of(draws.begin(), draws.end(), [](const Draw& d) { return d.temperature != 0 && (d.top_k > 0 || d.top_p < 1 || d.min_p > 0); });
     pause_list_.assign(1, static_cast<int32_t>(pause_ids.size()));
     pause_list_.insert(pause_list_.end(), pause_ids.begin(), pause_ids.end());
     for (Token& token : last_tokens_) token.row = static_cast<int32_t>(&token - last_tokens_.data());
@@ -202,9 +214,8 @@ template <class T> class ModelOf final : public Model {
         stream_->zero(memory.template as<void>(), memory.bytes());
         return memory;
       };
-      x_ = floats(c.n_embd);
+      for (Memory& x : x_) x = floats(c.n_embd);
       x0_ = floats(c.n_embd);
-      x_backout_ = floats(c.n_embd);
       qkv_ = floats(c.qkv_dim());
       cos_ = floats(c.head_dim / 2);
       sin_ = floats(c.head_dim / 2);
@@ -219,6 +230,9 @@ template <class T> class ModelOf final : public Model {
       slab_ = 0;
       partial_ = Memory(stream_, static_cast<size_t>(slab * c.n_head * kMaxSplits * Dp_) * sizeof(float));
       weights_ = Memory(stream_, static_cast<size_t>(slab * c.n_head * kMaxSplits * 2) * sizeof(float));
+      arrived_ = Memory(stream_, static_cast<size_t>(std::max<int64_t>({slab * c.n_head, stream_->processors(), kMostDecodeRows})) * sizeof(uint32_t));
+      stream_->zero(arrived_.template as<void>(), arrived_.bytes());
+      product_partial_ = Memory(stream_, static_cast<size_t>(kPartialOutputs * stream_->processors()) * sizeof(float));
       logits_ = Memory(stream_, static_cast<size_t>(slab * c.vocab_size) * sizeof(float));
       if (stream_->ok()) slab_ = slab;
     }
@@ -228,44 +242,50 @@ template <class T> class ModelOf final : public Model {
     if (!stream_->ok()) return;
     const auto& c = config_;
     const int64_t T_ = pass.T_;
-    float* x = x_.template as<float>();
+    float* x = x_[0].template as<float>();
     float* x0 = x0_.template as<float>();
     T* n = n_.template as<T>();
     T* y = y_.template as<T>();
     T* hidden = hidden_.template as<T>();
+    x_backout_ = nullptr;
 
     cuda::rope_table(*stream_, {pass.tokens, inv_freq_.template as<float>(), c.head_dim / 2, c.rope_table_bf16, cos_.template as<float>(), sin_.template as<float>()}, T_);
     cuda::embed(*stream_, {pass.tokens, w_.wte.data.template as<void>(), w_.wte.is_bf16, c.n_embd, c.norm_eps, w_.smear_gate.template as<float>(), w_.smear_lambda, x, x0}, T_);
     for (int l = 0; l < c.n_layer; l++) {
       const LayerWeights<T>& layer = w_.layers[static_cast<size_t>(l)];
-      // x = resid_lambda x + x0_lambda x0;  n = norm(x)
-      mix_norm<T>(*stream_, {x, c.has_lambdas ? x0 : nullptr, layer.resid_lambda, layer.x0_lambda, nullptr, c.n_embd, c.norm_eps, n, stride()}, T_);
-      product(layer.c_qkv, n, T_, Epilogue::store, qkv_.template as<float>(), c.qkv_dim());
-      append_keys_and_values(l, layer, pass);
-      attention(l, pass);
+      // x = resid_lambda x + x0_lambda x0;  qkv = c_qkv norm(x)
+      float* mixed = free_x(x);
+      product_of_norm(layer.c_qkv, {x, c.has_lambdas ? x0 : nullptr, layer.resid_lambda, layer.x0_lambda, mixed, nullptr, c.n_embd, c.norm_eps, n, stride()}, T_, Epilogue::store,
+                      qkv_.template as<float>(), c.qkv_dim());
+      x = mixed;
+      attention(l, layer, pass);
       product(layer.c_proj, y, T_, Epilogue::add, x, c.n_embd);                     // x = x + c_proj y
-      mix_norm<T>(*stream_, {x, nullptr, 1, 0, nullptr, c.n_embd, c.norm_eps, n, stride()}, T_);
-      product(layer.c_fc, n, T_, Epilogue::relu2, hidden, layer.mlp_c_proj.stride);
-      product(layer.mlp_c_proj, hidden, T_, Epilogue::add, x, c.n_embd);            // x = x + mlp.c_proj relu(mlp.c_fc n)^2
-      if (c.has_smear && l == c.n_layer / 2) keep_backout(T_);
+      product_of_norm(layer.c_fc, {x, nullptr, 1, 0, nullptr, nullptr, c.n_embd, c.norm_eps, n, stride()}, T_, Epilogue::relu2, hidden, layer.mlp_c_proj.stride);
+      product(layer.mlp_c_proj, hidden, T_, Epilogue::add, x, c.n_embd);            // x = x + mlp.c_proj relu(mlp.c_fc norm(x))^2
+      if (c.has_smear && l == c.n_layer / 2) x_backout_ = x;
     }
+    x_last_ = x;
   }
 
-  // q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache, q to q_.
-  void append_keys_and_values(int l, const LayerWeights<T>& layer, const Pass& pass) {
-    const auto& c = config_;
-    append_kv<T>(*stream_, {pass.tokens, pass.rows, qkv_.template as<float>(), cos_.template as<float>(), sin_.template as<float>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l,
-                            c.norm_eps, c.qk_scale, q_.template as<T>(), layer.value_embeds.data.template as<void>(), layer.value_embeds.is_bf16,
-                            layer.ve_gate.template as<float>(), c.ve_gate_channels, c.ve_gate_scale, n_.template as<T>(), stride()}, pass.T_);
+  // One of the three arrays that is neither `x` nor kept for the backout.
+  float* free_x(const float* x) const {
+    for (const Memory& one : x_) if (one.template as<float>() != x && one.template as<float>() != x_backout_) return one.template as<float>();
+    return nullptr;
   }
 
+  // q, k = s * norm(rope(q)), s * norm(rope(k)); v += gate * value_embeds[id]; k and v go to the cache;
   // y = attention(q, k, v): query i sees keys max(0, i - w)..i.
-  void attention(int l, const Pass& pass) {
+  void attention(int l, const LayerWeights<T>& layer, const Pass& pass) {
     const auto& c = config_;
+    const AppendKv<T> append{pass.tokens, pass.rows, qkv_.template as<float>(), cos_.template as<float>(), sin_.template as<float>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l,
+                             c.norm_eps, c.qk_scale, q_.template as<T>(), layer.value_embeds.data.template as<void>(), layer.value_embeds.is_bf16,
+                             layer.ve_gate.template as<float>(), c.ve_gate_channels, c.ve_gate_scale, n_.template as<T>(), stride()};
     const int window = c.windows[static_cast<size_t>(l)], most = pass.longest < 0 ? window + 1 : pass.longest - first_visible(pass.longest, window) + 1;
-    const int splits = most > 0 ? split_count(most) : kMaxSplits;
+    const int splits = most > 0 ? most_splits(most) : kMaxSplits;
     const Attention<T> whole{pass.tokens, pass.rows, q_.template as<T>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l, window, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
-                             partial_.template as<float>(), weights_.template as<float>(), y_.template as<T>(), stride()};
+                             partial_.template as<float>(), weights_.template as<float>(), arrived_.template as<uint32_t>(), y_.template as<T>(), stride()};
+    if (pass.is_step && pass.T_ <= kSlab) return attention_append<T>(*stream_, whole, append, pass.T_, splits);
+    append_kv<T>(*stream_, append, pass.T_);
     for (const Range& range : pass.few) {
       for (int64_t from = range.from; from < range.from + range.count; from += kSlab) {
         Attention<T> slab = whole;
@@ -280,35 +300,31 @@ template <class T> class ModelOf final : public Model {
     }
   }
 
-  void keep_backout(int64_t T_) {
-    const size_t bytes = static_cast<size_t>(T_ * config_.n_embd) * sizeof(float);
-    stream_->copy_rows(x_backout_.template as<void>(), bytes, x_.template as<void>(), bytes, bytes, 1);
-  }
-
   // x = x - backout_lambda x_backout;  logits = cap * tanh(lm_head norm(x) / cap), for `rows` picked tokens.
   void lm_head(const int32_t* picked, int64_t rows, float* logits) {
     const auto& c = config_;
-    mix_norm<T>(*stream_, {x_.template as<float>(), c.has_smear ? x_backout_.template as<float>() : nullptr, 1, -w_.backout_lambda, picked, c.n_embd, c.norm_eps,
-                           n_.template as<T>(), stride()}, rows);
-    product(w_.lm_head, n_.template as<T>(), rows, Epilogue::softcap, logits, c.vocab_size);
+    product_of_norm(w_.lm_head, {x_last_, x_backout_, 1, -w_.backout_lambda, nullptr, picked, c.n_embd, c.norm_eps, n_.template as<T>(), stride()}, rows, Epilogue::softcap, logits,
+                    c.vocab_size);
   }
 
   void draw_tokens(int64_t B) {
     sample(*stream_, {logits_.template as<float>(), config_.vocab_size, static_cast<int>(B), draws_.template as<Draw>(), step_tokens_.template as<Token>(),
-                      pause_ids_.template as<int32_t>(), drawn_.template as<int32_t>()});
+                      pause_ids_.template as<int32_t>(), drawn_.template as<int32_t>(), has_cuts_, kept_.template as<Kept>(), candidates_.template as<Candidate>(),
+                      arrived_.template as<uint32_t>()});
   }
 
   // One decoding step of B rows, all of whose state is on the device.
   const Graph* captured_step(int64_t B) {
-    auto found = steps_.find(B);
+    const auto key = std::make_pair(B, has_cuts_);
+    auto found = steps_.find(key);
     if (found == steps_.end()) {
-      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, {{0, B}}, nullptr, 0};
+      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, true, {{0, B}}, nullptr, 0};
       auto graph = stream_->capture([&] {
         run(pass);
         lm_head(every_row_.template as<int32_t>(), B, logits_.template as<float>());
         draw_tokens(B);
       });
-      found = steps_.emplace(B, std::move(graph)).first;
+      found = steps_.emplace(key, std::move(graph)).first;
     }
     return found->second.get();
   }
@@ -322,7 +338,15 @@ template <class T> class ModelOf final : public Model {
 
   // y (rows, outputs) = epilogue(x w^T)
   void product(const Matrix<T>& w, const T* x, int64_t rows, Epilogue epilogue, void* y, int64_t y_stride) {
-    matmul<T>(*stream_, {x, w.data.template as<T>(), w.stride, y, y_stride, static_cast<int>(rows), w.outputs, epilogue, config_.softcap});
+    matmul<T>(*stream_, args(w, x, rows, epilogue, y, y_stride));
+  }
+  // The same of norm.n, which becomes the norm.
+  void product_of_norm(const Matrix<T>& w, const MixNorm<T>& norm, int64_t rows, Epilogue epilogue, void* y, int64_t y_stride) {
+    matmul_of_norm<T>(*stream_, args(w, norm.n, rows, epilogue, y, y_stride), norm);
+  }
+  Matmul<T> args(const Matrix<T>& w, const T* x, int64_t rows, Epilogue epilogue, void* y, int64_t y_stride) {
+    return {x, w.data.template as<T>(), w.stride, y, y_stride, static_cast<int>(rows), w.outputs, epilogue, config_.softcap, product_partial_.template as<float>(),
+            arrived_.template as<uint32_t>()};
   }
 
   int64_t stride() const { return pad_to(config_.n_embd, kRowUnit); }
@@ -330,9 +354,11 @@ template <class T> class ModelOf final : public Model {
   int Dp_ = 0;
   Weights<T> w_;
   Memory inv_freq_;                                            // (D / 2)
-  Memory x_, x0_, x_backout_, qkv_, cos_, sin_;                // float: (T, C) three times, (T, (H + 2K) D), (T, D / 2) twice
+  Memory x_[3], x0_, qkv_, cos_, sin_;                         // float: (T, C) four times, (T, (H + 2K) D), (T, D / 2) twice
+  const float *x_last_ = nullptr, *x_backout_ = nullptr;       // of x_
   Memory n_, q_, y_, hidden_;                                  // T: (T, C), (T, H, Dp), (T, C), (T, hidden), rows padded
   Memory partial_, weights_, logits_;                          // float, for kSlab rows
+  Memory arrived_, product_partial_;                           // of blocks that share a result
   int64_t capacity_ = 0, slab_ = 0;
 
   Pass pass_;
@@ -345,7 +371,9 @@ template <class T> class ModelOf final : public Model {
   Memory draws_, step_tokens_, step_rows_, every_row_, pause_ids_, drawn_;
   Row step_row_list_[kMostDecodeRows];
   std::vector<int32_t> pause_list_;
-  std::map<int64_t, std::unique_ptr<Graph>> steps_;            // by number of rows
+  Memory kept_, candidates_;
+  bool has_cuts_ = false;
+  std::map<std::pair<int64_t, bool>, std::unique_ptr<Graph>> steps_;  // by number of rows, and whether some of them cut
 };
 
 }  // namespace

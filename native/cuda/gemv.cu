@@ -1,95 +1,200 @@
-// y = epilogue(x w^T) for 1 to 4 rows                                  MODEL.md 1: every linear layer while decoding
-// x (rows, k), w (outputs, k) T -> y (rows, outputs)
-// A warp owns two outputs for all rows and reads their weights once, 16 bytes per lane; x comes from shared memory, in
-// pieces of 32 KB. Bound by reading w. Not measured.
+// y = epilogue(x w^T) for 1 to 4 rows, with the norm before it    MODEL.md 1: every linear layer while decoding
+// x (rows, k) T, or x (rows, C) float of which the norm is taken; w (outputs, k) T -> y (rows, outputs)
+// One block per processor owns consecutive outputs and loads their first weights before x is there; every block takes the
+// norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
+// 16 bytes per lane; x is in shared memory. Bound by reading w, at small models by the chain of launches.
 #include "cuda/device.h"
 #include "cuda/epilogue.h"
 #include "cuda/kernels.h"
+#include "cuda/mixed.h"
 
 namespace nanochat {
 namespace cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kOutputs = 2;      // per warp
-constexpr int kSharedBytes = 32 << 10;
+constexpr int kWarps = kGemvWarps, kThreads = kWarps * kWarp;
+constexpr int kStagedBytes = 48 << 10;          // of a block's weights that go to shared memory,
+constexpr int kPrefetchBytes = 96 << 10;        // and up to here to the cache that all blocks share
+constexpr int64_t kMostXBytes = 32 << 10;       // of x in shared memory
+constexpr int kNormElements = 4;                // per thread
+constexpr int kScratch = kWarps * kGemvRows * kGemvMostOutputs;  // floats
 
-template <class T, int kRows> NC_KERNEL(kThreads) gemv_kernel(Matmul<T> a) {
-  using Part = Chunk<T>;
-  constexpr int kPiece = kSharedBytes / (kRows * static_cast<int>(sizeof(T))) / 256 * 256;  // of x, whole steps of a warp
-  T* x = static_cast<T*>(shared_memory());  // (rows, kPiece)
-  const int first = (block_x() * (kThreads / kWarp) + warp()) * kOutputs;
-  const T* w[kOutputs];
-  float sum[kRows][kOutputs] = {};
+template <class T> struct Gemv {
+  Matmul<T> a;
+  MixNorm<T> norm;
+  GemvPlan plan;
+};
+
+template <class T> bool gemv_fits(int rows, int64_t stride) { return rows <= kGemvRows && rows * stride * static_cast<int64_t>(sizeof(T)) <= kMostXBytes; }
+
+// x = narrow(norm), zeros beyond C
+template <class T, int kRows> NC_DEVICE void take_norm(const MixNorm<T>& norm, int64_t stride, T* x, float* scratch) {
+  int64_t row[kRows];
+  float v[kRows][kNormElements];
   NC_UNROLL
-  for (int o = 0; o < kOutputs; o++) w[o] = a.w + (first + o < a.outputs ? first + o : a.outputs - 1) * a.stride;
-
-  const int stride = static_cast<int>(a.stride);
-  for (int piece = 0; piece < stride; piece += kPiece) {
-    const int length = stride - piece < kPiece ? stride - piece : kPiece;
-    sync_block();
-    for (int r = 0; r < kRows; r++) {
-      for (int i = thread() * Part::kCount; i < length; i += kThreads * Part::kCount) {
-        *reinterpret_cast<Part*>(x + r * kPiece + i) = *reinterpret_cast<const Part*>(a.x + r * a.stride + piece + i);
-      }
-    }
-    sync_block();
-    NC_UNROLL_BY_4
-    for (int i = lane() * Part::kCount; i < length; i += kWarp * Part::kCount) {
-      Part weights[kOutputs];
-      NC_UNROLL
-      for (int o = 0; o < kOutputs; o++) weights[o] = *reinterpret_cast<const Part*>(w[o] + piece + i);
-      NC_UNROLL
-      for (int r = 0; r < kRows; r++) {
-        const Part values = *reinterpret_cast<const Part*>(x + r * kPiece + i);
-        NC_UNROLL
-        for (int e = 0; e < Part::kCount; e++) {
-          const float v = widen(values.at[e]);
-          NC_UNROLL
-          for (int o = 0; o < kOutputs; o++) sum[r][o] += v * widen(weights[o].at[e]);
-        }
-      }
+  for (int r = 0; r < kRows; r++) {
+    row[r] = norm.picked ? norm.picked[r] : r;
+    NC_UNROLL
+    for (int i = 0; i < kNormElements; i++) {
+      const int c = thread() + i * kThreads;
+      v[r][i] = c < norm.C ? mixed_element(norm, row[r], c) : 0;
     }
   }
   NC_UNROLL
   for (int r = 0; r < kRows; r++) {
+    float squares = 0;
     NC_UNROLL
-    for (int o = 0; o < kOutputs; o++) {
-      const float v = warp_sum(sum[r][o]);
-      if (lane() == 0 && first + o < a.outputs) finish(a, r, first + o, v);
+    for (int i = 0; i < kNormElements; i++) squares += v[r][i] * v[r][i];
+    squares = warp_sum(squares);
+    if (lane() == 0) scratch[r * kWarps + warp()] = squares;
+  }
+  sync_block();
+  const bool stores = block_x() == 0;
+  NC_UNROLL
+  for (int r = 0; r < kRows; r++) {
+    float sum = 0;
+    for (int w = 0; w < kWarps; w++) sum += scratch[r * kWarps + w];
+    const float scale = rsqrtf(sum / static_cast<float>(norm.C) + norm.eps);
+    NC_UNROLL
+    for (int i = 0; i < kNormElements; i++) {
+      const int c = thread() + i * kThreads;
+      if (c >= stride) continue;
+      const T n = narrow<T>(v[r][i] * scale);
+      x[r * stride + c] = n;
+      if (!stores || c >= norm.C) continue;
+      norm.n[r * norm.n_stride + c] = n;
+      if (norm.x_out) norm.x_out[row[r] * norm.C + c] = v[r][i];
     }
   }
 }
 
-template <class T, int kRows> void launch_gemv(Stream& stream, const Matmul<T>& a) {
-  const int64_t per_block = kThreads / kWarp * kOutputs;
-  launch(stream, "gemv", gemv_kernel<T, kRows>, {divide_up(a.outputs, per_block)}, kThreads, kSharedBytes, a);
+// y of kRows rows and kOutputs outputs from a team's sums; those of its other warps come through `scratch`.
+template <class T, int kRows, int kOutputs> NC_DEVICE void finish_team(const Gemv<T>& g, const float (&sum)[kRows][kOutputs], int output, int end, float* scratch) {
+  constexpr int kSums = kRows * kOutputs;
+  float mine = 0;
+  NC_UNROLL
+  for (int i = 0; i < kSums; i++) {
+    const float total = warp_sum(sum[i / kOutputs][i % kOutputs]);
+    if (lane() == i) mine = total;
+  }
+  if (g.plan.team > 1) {
+    sync_block();
+    if (lane() < kSums) scratch[warp() * kSums + lane()] = mine;
+    sync_block();
+    if (warp() % g.plan.team != 0) return;
+    for (int w = 1; w < g.plan.team && lane() < kSums; w++) mine += scratch[(warp() + w) * kSums + lane()];
+  }
+  if (lane() < kSums && output + lane() % kOutputs < end) finish(g.a, lane() / kOutputs, output + lane() % kOutputs, mine);
+}
+
+template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads) gemv_kernel(Gemv<T> g) {
+  using Part = Chunk<T>;
+  constexpr int kDeep = kOutputs == 1 || kRows == 1 ? 4 : 2;  // loads of an output in flight
+  const Matmul<T>& a = g.a;
+  const int stride = static_cast<int>(a.stride), chunks = stride / Part::kCount;
+  const int first = block_x() * g.plan.per_block, end = first + g.plan.per_block < a.outputs ? first + g.plan.per_block : a.outputs;
+  float* scratch = static_cast<float*>(shared_memory());
+  Part* staged = reinterpret_cast<Part*>(scratch + kScratch);  // the first weights
+  T* x = reinterpret_cast<T*>(staged + kStagedBytes / 16);     // (rows, stride)
+  const Part* weights = reinterpret_cast<const Part*>(a.w + first * a.stride);
+  const int own = (end - first) * chunks, staged_count = own < kStagedBytes / 16 ? own : kStagedBytes / 16;
+  for (int i = thread(); i < staged_count; i += kThreads) copy_async(staged + i, weights + i, true);
+  commit_copies();
+  for (int i = kStagedBytes / 16 + thread() * 8; i < kPrefetchBytes / 16 && i < own; i += kThreads * 8) prefetch(weights + i);
+  start_next();
+  wait_for_previous();
+
+  if (kNorm) {
+    take_norm<T, kRows>(g.norm, a.stride, x, scratch);
+  } else {
+    for (int i = thread(); i < kRows * chunks; i += kThreads) reinterpret_cast<Part*>(x)[i] = reinterpret_cast<const Part*>(a.x)[i];
+  }
+  wait_copies<0>();
+  sync_block();
+
+  const int team = warp() / g.plan.team, member = warp() % g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp;
+  for (int round = first; round < end; round += teams * kOutputs) {
+    const int output = round + team * kOutputs;
+    int w[kOutputs];  // where the outputs' weights begin, of the block's
+    NC_UNROLL
+    for (int o = 0; o < kOutputs; o++) w[o] = ((output + o < end ? output + o : end - 1) - first) * chunks;
+    float sum[kRows][kOutputs] = {};
+    for (int from = member * kWarp + lane(); any(from < chunks && output < end); from += step * kDeep) {
+      Part part[kDeep][kOutputs];
+      NC_UNROLL
+      for (int d = 0; d < kDeep; d++) {
+        NC_UNROLL
+        for (int o = 0; o < kOutputs; o++) {
+          const int chunk = w[o] + from + d * step;
+          part[d][o] = Part{};
+          if (from + d * step < chunks) part[d][o] = *(chunk < staged_count ? staged + chunk : weights + chunk);
+        }
+      }
+      NC_UNROLL
+      for (int d = 0; d < kDeep; d++) {
+        if (from + d * step >= chunks) continue;
+        NC_UNROLL
+        for (int r = 0; r < kRows; r++) {
+          const Part values = reinterpret_cast<const Part*>(x + r * stride)[from + d * step];
+          NC_UNROLL
+          for (int e = 0; e < Part::kCount; e++) {
+            const float v = widen(values.at[e]);
+            NC_UNROLL
+            for (int o = 0; o < kOutputs; o++) sum[r][o] += v * widen(part[d][o].at[e]);
+          }
+        }
+      }
+    }
+    finish_team<T, kRows, kOutputs>(g, sum, output, end, scratch);
+  }
+}
+
+template <class T, int kRows, bool kNorm> void launch_gemv(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
+  const Gemv<T> g{a, norm, gemv_plan(a.outputs, a.stride * static_cast<int64_t>(sizeof(T)) / 16, stream.processors())};
+  const size_t shared_bytes = kScratch * sizeof(float) + kStagedBytes + static_cast<size_t>(kRows * a.stride) * sizeof(T);
+  const Blocks blocks{divide_up(a.outputs, g.plan.per_block)};
+  if (g.plan.outputs == 1) return launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 1, kNorm>, blocks, kThreads, shared_bytes, g);
+  launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 2, kNorm>, blocks, kThreads, shared_bytes, g);
+}
+
+template <class T, bool kNorm> void launch_rows(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
+  switch (a.rows) {
+    case 1: return launch_gemv<T, 1, kNorm>(stream, a, norm);
+    case 2: return launch_gemv<T, 2, kNorm>(stream, a, norm);
+    case 3: return launch_gemv<T, 3, kNorm>(stream, a, norm);
+    case 4: return launch_gemv<T, 4, kNorm>(stream, a, norm);
+  }
 }
 
 }  // namespace
 
-template <class T> void gemv(Stream& stream, const Matmul<T>& a) {
-  switch (a.rows) {
-    case 1: return launch_gemv<T, 1>(stream, a);
-    case 2: return launch_gemv<T, 2>(stream, a);
-    case 3: return launch_gemv<T, 3>(stream, a);
-    case 4: return launch_gemv<T, 4>(stream, a);
-  }
-}
+template <class T> void gemv(Stream& stream, const Matmul<T>& a) { launch_rows<T, false>(stream, a, {}); }
+template <class T> void gemv_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) { launch_rows<T, true>(stream, a, norm); }
 
 template <> void matmul<float>(Stream& stream, const Matmul<float>& a) {
-  if (a.rows <= kGemvRows) gemv(stream, a);
+  if (gemv_fits<float>(a.rows, a.stride)) gemv(stream, a);
   else gemm_float(stream, a);
 }
 
 template <> void matmul<bf16>(Stream& stream, const Matmul<bf16>& a) {
-  if (a.rows <= kGemvRows) gemv(stream, a);
+  if (gemv_fits<bf16>(a.rows, a.stride)) gemv(stream, a);
+  else if (is_skinny(a.rows, a.outputs, stream.processors())) skinny(stream, a);
   else gemm(stream, a);
+}
+
+template <class T> void matmul_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
+  if (gemv_fits<T>(a.rows, a.stride) && a.stride <= kNormElements * kThreads) return gemv_of_norm(stream, a, norm);
+  mix_norm(stream, norm, a.rows);
+  matmul(stream, a);
 }
 
 template void gemv<float>(Stream&, const Matmul<float>&);
 template void gemv<bf16>(Stream&, const Matmul<bf16>&);
+template void gemv_of_norm<float>(Stream&, const Matmul<float>&, const MixNorm<float>&);
+template void gemv_of_norm<bf16>(Stream&, const Matmul<bf16>&, const MixNorm<bf16>&);
+template void matmul_of_norm<float>(Stream&, const Matmul<float>&, const MixNorm<float>&);
+template void matmul_of_norm<bf16>(Stream&, const Matmul<bf16>&, const MixNorm<bf16>&);
 
 }  // namespace cuda
 }  // namespace nanochat

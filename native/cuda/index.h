@@ -13,8 +13,10 @@ namespace cuda {
 
 constexpr int kWarp = 32;
 constexpr int kRowUnit = 64;    // rows of matrices and of activations that enter a product are padded to this, with zeros
-constexpr int kMaxSplits = 16;  // pieces of one query's keys
-constexpr int kLeastSplit = 128;  // keys
+constexpr int kMaxSplits = 32;  // pieces of one query's keys
+constexpr int kLeastSplit = 64;  // keys
+constexpr int kGemvRows = 4;    // rows of a product whose outputs are sums of a warp
+constexpr int kSkinnyRows = 128, kSkinnyOutputs = 32;  // of a block's tile, where the weights are the tall side
 
 NC_BOTH constexpr int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 NC_BOTH constexpr int64_t pad_to(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
@@ -34,10 +36,50 @@ NC_BOTH constexpr int first_visible(int position, int window) { return window < 
 
 // How a query's visible keys are split. note: of their number alone, so that a row's sums do not depend on its batch.
 NC_BOTH constexpr int keys_per_split(int visible) {
-  const int even = static_cast<int>(pad_to(divide_up(visible, kMaxSplits), 64));
+  const int even = static_cast<int>(pad_to(divide_up(visible, kMaxSplits), 32));
   return even < kLeastSplit ? kLeastSplit : even;
 }
 NC_BOTH constexpr int split_count(int visible) { return static_cast<int>(divide_up(visible, keys_per_split(visible))); }
+// The most that any query with up to `visible` keys has; not the last one's: 2048 keys have 32 splits, 2049 have 22.
+NC_BOTH constexpr int most_splits(int visible) {
+  const int64_t most = divide_up(visible, kLeastSplit);
+  return static_cast<int>(most < kMaxSplits ? most : kMaxSplits);
+}
+
+// How a block's warps share its outputs: `outputs` at a time for each team of `team` warps, which split k.
+struct GemvPlan {
+  int per_block, outputs, team;
+};
+constexpr int kGemvWarps = 16, kGemvMostOutputs = 2;
+
+// chunks: of 16 bytes in a row of weights.
+NC_BOTH constexpr GemvPlan gemv_plan(int outputs, int64_t chunks, int processors) {
+  const int per_block = static_cast<int>(divide_up(outputs, processors));
+  int best = 1;
+  int64_t least = divide_up(per_block, kGemvWarps);
+  for (int at_once = 2; at_once <= kGemvMostOutputs; at_once *= 2) {
+    const int64_t cost = divide_up(divide_up(per_block, at_once), kGemvWarps) * at_once;
+    if (cost <= least) {
+      best = at_once;
+      least = cost;
+    }
+  }
+  int team = 1;
+  while (divide_up(per_block, best) * team * 2 <= kGemvWarps && chunks >= int64_t{2} * team * kWarp) team *= 2;
+  return {per_block, best, team};
+}
+
+// note: with many outputs large tiles fill the device too, and read x less often.
+NC_BOTH constexpr bool is_skinny(int rows, int outputs, int processors) { return rows <= 32 || (rows <= kSkinnyRows && outputs < 128 * processors); }
+
+// Pieces of k that a skinny product is split into, so that its blocks fill the device once.
+NC_BOTH constexpr int skinny_pieces(int outputs, int64_t stride, int processors) {
+  const int64_t tiles = divide_up(outputs, kSkinnyOutputs), most = divide_up(stride, 512), fill = processors / tiles;
+  return static_cast<int>(fill < 1 ? 1 : fill < most ? fill : most);
+}
+
+constexpr int kSampleIds = 2048;  // that a block draws among
+NC_BOTH constexpr int sample_parts(int V) { return static_cast<int>(divide_up(V, kSampleIds)); }
 
 // A float as an unsigned integer of the same order; -0 and 0 are equal.
 NC_BOTH constexpr uint32_t ordered_bits(uint32_t bits) { return bits == 0x80000000u ? 0x80000000u : bits & 0x80000000u ? ~bits : bits | 0x80000000u; }

@@ -55,12 +55,13 @@ struct RopeTable {
 };
 void rope_table(Stream& stream, const RopeTable& a, int64_t T_);
 
-// x = resid * x + mixed_lambda * mixed, where there is something to mix;  n = norm(x)
+// x_out = resid * x + mixed_lambda * mixed, where there is something to mix, else x;  n = norm(x_out)
 template <class T> struct MixNorm {
-  float* x;                 // (., C)
-  const float* mixed;       // (., C); null: x stays
+  const float* x;           // (., C)
+  const float* mixed;       // (., C); null: x alone
   float resid, mixed_lambda;
-  const int32_t* picked;    // (rows) of x; null: all, and the mixed x is stored
+  float* x_out;             // (., C), not x; null: only n is wanted
+  const int32_t* picked;    // (rows) of x; null: all
   int C;
   float eps;
   T* n;                     // (rows, n_stride)
@@ -85,13 +86,19 @@ template <class T> struct Matmul {
   int rows, outputs;
   Epilogue epilogue;
   float cap;
+  float* partial;           // (kPartialOutputs * processors) of blocks that share outputs
+  uint32_t* arrived;        // (processors) how many of them are done, zero between launches
 };
-template <class T> void gemv(Stream& stream, const Matmul<T>& a);       // 1..kGemvRows rows
+constexpr int64_t kPartialOutputs = kSkinnyRows * kSkinnyOutputs;
+template <class T> void gemv(Stream& stream, const Matmul<T>& a);                             // as gemv_fits
+template <class T> void gemv_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm);  // x = n of norm; n is written too
+void skinny(Stream& stream, const Matmul<bf16>& a);                     // up to kSkinnyRows rows, tensor cores
 void gemm(Stream& stream, const Matmul<bf16>& a);                       // tensor cores
 void gemm_float(Stream& stream, const Matmul<float>& a);
-constexpr int kGemvRows = 4;
 // The one of these that suits the number of rows.
 template <class T> void matmul(Stream& stream, const Matmul<T>& a);
+// y = epilogue(n w^T), with a.x = norm.n
+template <class T> void matmul_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm);
 
 // q = s * norm(rope(q)), k likewise, v += m * sigmoid(ve_gate . n) * value_embeds[id]; k and v to the cache
 template <class T> struct AppendKv {
@@ -122,11 +129,14 @@ template <class T> struct Attention {
   float scale;
   float* partial;           // (T, H, kMaxSplits, Dp): what a split makes of its keys
   float* weights;           // (T, H, kMaxSplits, 2): largest score and sum of a split
+  uint32_t* arrived;        // (T, H): blocks that are done, zero between launches
   T* y;                     // (T, y_stride), head by head D wide
   int64_t y_stride;
 };
-// One query per block and split; `splits` is the most that a token has.
+// Single queries; `splits` is the most that a token has.
 template <class T> void attention_decode(Stream& stream, const Attention<T>& a, int64_t T_, int splits);
+// append_kv and attention_decode in one, for tokens of as many rows.
+template <class T> void attention_append(Stream& stream, const Attention<T>& a, const AppendKv<T>& append, int64_t T_, int splits);
 
 // Consecutive tokens of one row that share key tiles.
 struct QueryTile {
@@ -147,6 +157,22 @@ struct Draw {
   int32_t stream;           // the row's number in its call
   int32_t steps_left;       // 0: the row draws nothing any more
   int32_t taken;            // tokens drawn so far
+  double top_p = 1;         // 1: all
+  double min_p = 0;         // 0: all
+};
+
+// What a row's options keep: the buckets above `bucket`, in it the keys from `least` on, of these the values from `floor` on.
+struct Kept {
+  bool all;
+  float max;
+  int32_t bucket;
+  uint64_t least;
+  double floor;
+};
+
+struct Candidate {
+  float value;
+  int32_t id;               // -1: none
 };
 
 // Draws a token for each row that has steps left and makes it the row's next input.
@@ -157,6 +183,10 @@ struct Sample {
   Token* tokens;            // (B): what the logits came from
   const int32_t* pause_ids; // their number, then the ids: after one of these a row stops
   int32_t* drawn;           // (steps, B)
+  bool has_cuts;            // some row has top_k, top_p or min_p
+  Kept* kept;               // (B)
+  Candidate* candidates;    // (B, sample_parts(V))
+  uint32_t* arrived;        // (B): blocks that are done, zero between launches
 };
 void sample(Stream& stream, const Sample& a);
 

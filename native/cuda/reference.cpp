@@ -28,6 +28,18 @@ std::vector<double> normed_row(const Embed& a, int id) {
   return x;
 }
 
+// How many of the ids in `order` it takes for their probabilities to reach top_p.
+size_t nucleus(const std::vector<float>& values, const std::vector<int>& order, double top_p) {
+  const double max = values[static_cast<size_t>(order[0])];
+  double total = 0, sum = 0;
+  for (int id : order) total += std::exp(values[static_cast<size_t>(id)] - max);
+  for (size_t i = 0; i < order.size(); i++) {
+    sum += std::exp(values[static_cast<size_t>(order[i])] - max) / total;
+    if (sum >= top_p) return i + 1;
+  }
+  return order.size();
+}
+
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 }  // namespace
@@ -66,7 +78,7 @@ template <class T> void mix_norm(const MixNorm<T>& a, int64_t rows) {
     }
     const double scale = inverse_rms(x, a.eps);
     for (int c = 0; c < a.C; c++) {
-      if (a.mixed && !a.picked) a.x[row * a.C + c] = static_cast<float>(x[static_cast<size_t>(c)]);
+      if (a.x_out) a.x_out[row * a.C + c] = static_cast<float>(x[static_cast<size_t>(c)]);
       a.n[r * a.n_stride + c] = rounded<T>(x[static_cast<size_t>(c)] * scale);
     }
   }
@@ -160,6 +172,9 @@ void sample(const Sample& a) {
     std::stable_sort(order.begin(), order.end(), [&](int x, int y) { return values[static_cast<size_t>(x)] > values[static_cast<size_t>(y)]; });
     if (draw.temperature == 0) order.resize(1);
     else if (draw.top_k > 0 && draw.top_k < a.V) order.resize(static_cast<size_t>(draw.top_k));
+    if (draw.temperature != 0 && draw.top_p < 1) order.resize(nucleus(values, order, draw.top_p));
+    const double max = values[static_cast<size_t>(order[0])];
+    order.erase(std::remove_if(order.begin(), order.end(), [&](int id) { return std::exp(values[static_cast<size_t>(id)] - max) < draw.min_p; }), order.end());
     std::sort(order.begin(), order.end());
     Token& token = a.tokens[row];
     int best = order[0];

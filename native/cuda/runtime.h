@@ -40,12 +40,14 @@ class Stream {
   virtual void copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t bytes, size_t rows) = 0;
   virtual void zero(void* memory, size_t bytes) = 0;
   virtual void launch(const char* name, const void* kernel, void (*call)(const void* kernel, const void* args), Blocks blocks, int threads, size_t shared_bytes,
-                      const void* args, size_t args_bytes) = 0;
+                      const void* args, size_t args_bytes, bool overlaps) = 0;
   // The work that `record` puts on this stream, to be replayed; null when that failed.
   virtual std::unique_ptr<Graph> capture(const std::function<void()>& record) = 0;
   virtual void replay(const Graph& graph) = 0;
   virtual void synchronize() = 0;
   virtual int64_t free_bytes() = 0;
+  virtual int processors() = 0;       // multiprocessors
+  virtual int64_t cache_bytes() = 0;  // of L2
 
   bool ok() const { return status_.ok(); }
   Status take_status();
@@ -61,9 +63,15 @@ class Stream {
 Status count_devices(int* count);
 Status describe_device(int device, std::string* name, int64_t* bytes);
 
-template <class Args> void launch(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args) {
+template <class Args> void launch(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args, bool overlaps = false) {
   const auto call = [](const void* k, const void* a) { reinterpret_cast<void (*)(Args)>(const_cast<void*>(k))(*static_cast<const Args*>(a)); };
-  stream.launch(name, reinterpret_cast<const void*>(kernel), call, blocks, threads, shared_bytes, &args, sizeof args);
+  stream.launch(name, reinterpret_cast<const void*>(kernel), call, blocks, threads, shared_bytes, &args, sizeof args, overlaps);
+}
+
+// The kernel may begin when all blocks of the kernel before have called start_next() or ended; it reads and writes nothing
+// but constants before wait_for_previous(), which every thread calls. (Programmatic dependent launch, sm_90 and later.)
+template <class Args> void launch_overlapping(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args) {
+  launch(stream, name, kernel, blocks, threads, shared_bytes, args, true);
 }
 
 // Memory of a stream, freed with its owner: on the device, or pinned on the host.

@@ -44,6 +44,10 @@ class CudaStream final : public Stream {
     if (ok()) check(cudaDeviceGetDefaultMemPool(&pool, device_), "opening the device");
     if (ok()) check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "opening the device");
     target_ = stream_;
+    int major = 0;
+    if (ok()) check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_), "opening the device");
+    processors_ = attribute(cudaDevAttrMultiProcessorCount);
+    can_overlap_ = major >= 9;
     return take_status();
   }
 
@@ -79,12 +83,21 @@ class CudaStream final : public Stream {
   }
 
   void launch(const char* name, const void* kernel, void (*)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
-              size_t) override {
+              size_t, bool overlaps) override {
     if (!ok()) return;
     if (shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
     void* list[] = {const_cast<void*>(args)};
-    const dim3 grid(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
-    if (ok()) check(cudaLaunchKernel(kernel, grid, dim3(static_cast<unsigned>(threads)), list, shared_bytes, target_), name);
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t launch = {};
+    launch.gridDim = dim3(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
+    launch.blockDim = dim3(static_cast<unsigned>(threads));
+    launch.dynamicSmemBytes = shared_bytes;
+    launch.stream = target_;
+    launch.attrs = &overlap;
+    launch.numAttrs = overlaps && can_overlap_ ? 1 : 0;
+    if (ok()) check(cudaLaunchKernelExC(&launch, kernel, list), name);
     last_kernel_ = name;
     if (waits_for_each_ && target_ == stream_ && ok()) check(cudaStreamSynchronize(stream_), name);
   }
@@ -121,8 +134,16 @@ class CudaStream final : public Stream {
     if (ok()) check(cudaMemGetInfo(&free, &total), "asking for the free memory");
     return static_cast<int64_t>(free);
   }
+  int processors() override { return processors_; }
+  int64_t cache_bytes() override { return attribute(cudaDevAttrL2CacheSize); }
 
  private:
+  int attribute(cudaDeviceAttr which) {
+    int value = 0;
+    if (ok()) check(cudaDeviceGetAttribute(&value, which, device_), "asking for the device's size");
+    return value;
+  }
+
   void check(cudaError_t error, const std::string& what) {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // note: an error that is not sticky is forgotten, the next pass may work
@@ -133,6 +154,8 @@ class CudaStream final : public Stream {
   const int device_;
   const bool waits_for_each_;
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
+  int processors_ = 0;
+  bool can_overlap_ = false;
   const char* last_kernel_ = "no kernel";
 };
 

@@ -87,19 +87,6 @@ template <class T> class Loader {
 
 }  // namespace
 
-template <class T> int64_t weight_bytes(const ModelConfig& c, const Source& source) {
-  const auto matrix = [](int64_t outputs, int k) { return outputs * pad_to(k, kRowUnit) * static_cast<int64_t>(sizeof(T)); };
-  const auto table = [&](const std::string& name, int64_t width) {
-    return c.vocab_size * width * (std::is_same<T, bf16>::value || source.is_bf16(name, c.vocab_size, width) ? 2 : 4);
-  };
-  int64_t bytes = table("transformer.wte.weight", c.n_embd) + matrix(c.vocab_size, c.n_embd) + (c.has_smear ? kSmearChannels * 4 : 0);
-  for (int l = 0; l < c.n_layer; l++) {
-    bytes += matrix(c.qkv_dim(), c.n_embd) + matrix(c.n_embd, c.n_embd) + matrix(c.mlp_hidden, c.n_embd) + matrix(c.n_embd, c.mlp_hidden);
-    if (c.has_value_embedding(l)) bytes += table("value_embeds." + std::to_string(l) + ".weight", c.kv_dim()) + c.n_kv_head * c.ve_gate_channels * 4;
-  }
-  return bytes;
-}
-
 template <class T> Status load_weights(const ModelConfig& c, const Source& source, const std::shared_ptr<Stream>& stream, Weights<T>* w) {
   Loader<T> loader(source, stream, weight_bytes<T>(c, source));
   const int C = c.n_embd, L = c.n_layer;
@@ -130,8 +117,6 @@ template <class T> Status load_weights(const ModelConfig& c, const Source& sourc
   return loader.status;
 }
 
-template int64_t weight_bytes<float>(const ModelConfig&, const Source&);
-template int64_t weight_bytes<bf16>(const ModelConfig&, const Source&);
 template Status load_weights<float>(const ModelConfig&, const Source&, const std::shared_ptr<Stream>&, Weights<float>*);
 template Status load_weights<bf16>(const ModelConfig&, const Source&, const std::shared_ptr<Stream>&, Weights<bf16>*);
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/kernels.h"
+#include "cuda/memory.h"
 #include "cuda/runtime.h"
 #include "model/config.h"
 
@@ -49,7 +50,9 @@ struct Source {
   std::function<bool(int64_t bytes, int64_t total)> progress;  // false: abort
 };
 
-template <class T> int64_t weight_bytes(const ModelConfig& config, const Source& source);
+template <class T> int64_t weight_bytes(const ModelConfig& config, const Source& source) {
+  return weight_bytes(config, sizeof(T), [&](const std::string& name, int64_t width) { return source.is_bf16(name, config.vocab_size, width); });
+}
 template <class T> Status load_weights(const ModelConfig& config, const Source& source, const std::shared_ptr<Stream>& stream, Weights<T>* weights);
 
 }  // namespace cuda

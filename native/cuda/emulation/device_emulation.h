@@ -8,6 +8,7 @@
 
 #define NC_DEVICE inline
 #define NC_KERNEL(threads) void
+#define NC_HALF_KERNEL(threads) void
 #define NC_UNROLL
 #define NC_UNROLL_BY_4
 
@@ -46,6 +47,16 @@ inline uint32_t add_shared(uint32_t* to, uint32_t v) {
   *to += v;
   return before;
 }
+
+inline uint32_t add_global(uint32_t* to, uint32_t v) {
+  const uint32_t before = *to;
+  *to += v;
+  return before;
+}
+inline void publish() {}
+inline void prefetch(const void*) {}
+inline void wait_for_previous() {}
+inline void start_next() {}
 
 inline void copy_async(void* shared, const void* global, bool valid) { emulation::copy_async(shared, global, valid); }
 inline void commit_copies() { emulation::commit_copies(); }

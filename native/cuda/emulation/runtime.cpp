@@ -1,8 +1,11 @@
 // A device that is this process: memory that begins as NaN, kernels that run at once in emulated blocks.
 #include "cuda/runtime.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "cuda/emulation/block.h"
@@ -14,6 +17,16 @@ namespace {
 
 constexpr int64_t kMemoryBytes = int64_t{4} << 30;
 
+// What is allocated, by all streams.
+std::mutex mutex;
+std::unordered_map<void*, int64_t> allocated;
+int64_t allocated_bytes = 0;
+
+int64_t memory_bytes() {
+  const char* megabytes = std::getenv("NANOCHAT_EMULATION_MEMORY_MB");  // a device of the size that a test wants
+  return megabytes ? std::atoll(megabytes) << 20 : kMemoryBytes;
+}
+
 struct EmulatedGraph final : Graph {
   std::vector<std::function<void()>> work;
 };
@@ -21,8 +34,27 @@ struct EmulatedGraph final : Graph {
 class EmulatedStream final : public Stream {
  public:
   void enter() override {}
-  void* allocate(size_t bytes) override { return ok() ? fresh(bytes) : nullptr; }
-  void free(void* memory) override { std::free(memory); }
+  void* allocate(size_t bytes) override {
+    if (!ok()) return nullptr;
+    if (static_cast<int64_t>(bytes) > free_bytes()) {
+      fail("ERR_OUT_OF_MEMORY", "The emulated device has no memory left for " + std::to_string(bytes) + " bytes.");
+      return nullptr;
+    }
+    void* memory = fresh(bytes);
+    const std::lock_guard<std::mutex> lock(mutex);
+    allocated[memory] = static_cast<int64_t>(bytes);
+    allocated_bytes += static_cast<int64_t>(bytes);
+    return memory;
+  }
+  void free(void* memory) override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      const auto found = allocated.find(memory);
+      allocated_bytes -= found->second;
+      allocated.erase(found);
+    }
+    std::free(memory);
+  }
   void* allocate_pinned(size_t bytes) override { return ok() ? fresh(bytes) : nullptr; }
   void free_pinned(void* memory) override { std::free(memory); }
   void to_device(void* to, const void* from, size_t bytes) override { move(to, from, bytes); }
@@ -37,7 +69,7 @@ class EmulatedStream final : public Stream {
   }
 
   void launch(const char* name, const void* kernel, void (*call)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
-              size_t args_bytes) override {
+              size_t args_bytes, bool) override {
     const char* bytes = static_cast<const char*>(args);
     const emulation::Grid grid{static_cast<int>(blocks.x), static_cast<int>(blocks.y), static_cast<int>(blocks.z)};
     now_or_later([this, name, kernel, call, grid, threads, shared_bytes, kept = std::vector<char>(bytes, bytes + args_bytes)] {
@@ -60,13 +92,18 @@ class EmulatedStream final : public Stream {
   }
 
   void synchronize() override {}
-  int64_t free_bytes() override { return kMemoryBytes; }
+  int64_t free_bytes() override {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return std::max<int64_t>(0, memory_bytes() - allocated_bytes);
+  }
+  int processors() override { return 3; }
+  int64_t cache_bytes() override { return 4 << 10; }
 
  private:
   void* fresh(size_t bytes) {
     void* memory = nullptr;
     if (posix_memalign(&memory, 256, bytes ? bytes : 1) != 0) {
-      fail("ERR_OUT_OF_MEMORY", "The emulated device has no memory left.");
+      fail("ERR_OUT_OF_MEMORY", "This machine has no memory left for the emulated device.");
       return nullptr;
     }
     std::memset(memory, 0xff, bytes);  // NaN in float32 and bfloat16
@@ -102,7 +139,7 @@ Status count_devices(int* count) {
 
 Status describe_device(int, std::string* name, int64_t* bytes) {
   *name = "CPU emulation";
-  *bytes = kMemoryBytes;
+  *bytes = memory_bytes();
   return {};
 }
 

@@ -100,7 +100,9 @@ void test_matmul();
 void test_cache();
 void test_attention();
 void test_sample();
+void test_probe();
 void test_model();
+void test_memory();     // on the emulated device only, whose free memory is exact
 void test_emulation();  // of the CPU emulation itself
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // Every kernel against its fp64 twin on odd shapes: nc_gpu_test on a GPU, nc_cuda_emulation_test on any CPU. Prints the
-// seed first and `N checks, N failures` last.
+// seed first and `N checks, N failures` last.     [seed] [a suite's name]
 #include <chrono>
 #include <cstdlib>
 
@@ -54,7 +54,7 @@ void set_up_emulation(std::vector<Suite>* suites) {
   using namespace nanochat::cuda;
   using emulation::Order;
   suites->insert(suites->begin(), {"random order", [] { emulation::set_order(Order::random); }});
-  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }}, {"model", test_model}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
+  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }}, {"model", test_model}, {"memory", test_memory}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"descending order", [] { emulation::set_order(Order::descending); }}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"emulation", test_emulation}});
 #else
@@ -80,9 +80,10 @@ int main(int argc, char** argv) {
   }
   stream = std::move(opened);
   stream->enter();
-  std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}};
+  std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}, {"probe", test_probe}};
   set_up_emulation(&suites);
   for (const auto& suite : suites) {
+    if (argc > 2 && std::strcmp(argv[2], suite.name) != 0) continue;
     const int before = checks, failed = failures;
     const auto began = std::chrono::steady_clock::now();
     suite.run();

@@ -47,13 +47,14 @@ template <class T> struct Case {
     y = std::make_unique<Array<T>>(static_cast<size_t>(T_ * y_stride()));
     partial = Memory(stream, static_cast<size_t>(T_ * H * kMaxSplits * Dp) * sizeof(float));
     weights = Memory(stream, static_cast<size_t>(T_ * H * kMaxSplits * 2) * sizeof(float));
+    arrived = std::make_unique<Array<uint32_t>>(std::vector<uint32_t>(static_cast<size_t>(T_ * H), 0));
   }
 
   int64_t y_stride() const { return pad_to(H * D, kRowUnit); }
 
   Attention<T> args(Side s) {
     return {tokens->at(s), s == Side::host ? host_rows.data() : rows->at(s), q->at(s), H, K, D, Dp, 1, window, 1 / std::sqrt(static_cast<float>(D)),
-            partial.as<float>(), weights.as<float>(), y->at(s), y_stride()};
+            partial.as<float>(), weights.as<float>(), arrived->at(s), y->at(s), y_stride()};
   }
 
   void expect_reference(double tolerance, const char* name) {
@@ -86,6 +87,7 @@ template <class T> struct Case {
   std::unique_ptr<Array<Row>> rows;
   std::unique_ptr<Array<T>> q, y;
   Memory partial, weights;
+  std::unique_ptr<Array<uint32_t>> arrived;
 };
 
 void check_prefill(int D, int H, int K, int window, const std::vector<NewTokens>& chunks) {
@@ -108,11 +110,48 @@ void check_prefill_equals_decode() {
 // A row's result is the same bits in a batch and alone, because its splits are.
 void check_batch_independence() {
   Case<bf16> c(32, 2, 2, -1, {{900, 1}, {3, 1}, {2500, 1}});
-  attention_decode(*stream, c.args(Side::device), 3, kMaxSplits);
+  attention_decode(*stream, c.args(Side::device), 3, kMaxSplits);  // long runs of splits: few processors, or many
   const std::vector<float> all = c.y->read();
-  attention_decode(*stream, c.args(Side::device), 1, split_count(901));
+  attention_decode(*stream, c.args(Side::device), 1, most_splits(901));
   const std::vector<float> alone = c.y->read();
   expect(std::memcmp(all.data(), alone.data(), static_cast<size_t>(c.y_stride()) * sizeof(float)) == 0, "a row in a batch = the row alone, bit for bit");
+}
+
+// attention_append = append_kv, then attention_decode: the same bits in y and in every cell.
+template <class T> void check_append(int D, int H, int K, int window, bool embeds, const std::vector<NewTokens>& chunks) {
+  Case<T> c(D, H, K, window, chunks);
+  const int V = 7, g = 12;
+  const int64_t T_ = c.T_, n_stride = 64;
+  Array<float> qkv(noise<float>(static_cast<size_t>(T_ * (H + 2 * K) * D))), cos(noise<float>(static_cast<size_t>(T_ * D / 2))), sin(noise<float>(static_cast<size_t>(T_ * D / 2)));
+  Array<float> gate(noise<float>(static_cast<size_t>(K * g)));
+  Array<T> embeddings(noise<T>(static_cast<size_t>(V * K * D))), n(padded_noise<T>(T_, 40, n_stride));
+  const Side s = Side::device;
+  const AppendKv<T> append{c.tokens->at(s), c.rows->at(s), qkv.at(s), cos.at(s), sin.at(s), H, K, D, c.Dp, 1, 0x1p-23f, 1.2f, c.q->at(s), embeds ? embeddings.at(s) : nullptr,
+                           sizeof(T) == 2, gate.at(s), g, 3, n.at(s), n_stride};
+  append_kv(*stream, append, T_);
+  attention_decode(*stream, c.args(s), T_, kMaxSplits);
+  std::vector<std::vector<T>> left = {c.y->read_raw()};
+  for (auto& slot : c.slots) {
+    left.push_back(slot->read_raw());
+    slot->upload();
+  }
+  c.y->upload();
+  c.q->upload();
+  attention_append(*stream, c.args(s), append, T_, kMaxSplits);
+  std::vector<std::vector<T>> got = {c.y->read_raw()};
+  for (auto& slot : c.slots) got.push_back(slot->read_raw());
+  const std::string what = std::string("attention_append ") + type_name<T>() + " D " + std::to_string(D) + " H " + std::to_string(H) + " K " + std::to_string(K) + " window " + std::to_string(window);
+  for (size_t i = 0; i < got.size(); i++) expect(std::memcmp(got[i].data(), left[i].data(), got[i].size() * sizeof(T)) == 0, what + (i == 0 ? ": y" : ": the cache"));
+  expect_status(nullptr, what);
+}
+
+template <class T> void check_appends() {
+  int i = 0;
+  for (int position : {0, 1, 63, 64, 200, 2048}) {
+    const int D = (const int[]){16, 30, 64, 80, 128}[i % 5], K = 1 + i % 2;
+    check_append<T>(D, K * (1 + i % 3), K, i % 2 ? -1 : 100, i % 3 != 0, {{position, 1}, {position / 2, 1}});
+    i++;
+  }
 }
 
 template <class T> void check_decode_shapes() {
@@ -132,6 +171,8 @@ template <class T> void check_decode_shapes() {
 void test_attention() {
   check_decode_shapes<float>();
   check_decode_shapes<bf16>();
+  check_appends<float>();
+  check_appends<bf16>();
   int i = 0;
   for (int count : {1, 5, 16, 63, 64, 65, 130}) {
     for (int start : {0, 1, 63, 100}) {

@@ -33,9 +33,29 @@ void test_index() {
 
   for (int visible = 1; visible < 200000; visible += 1 + visible / 300) {
     const int splits = split_count(visible), per_split = keys_per_split(visible);
-    expect(splits >= 1 && splits <= kMaxSplits, "1 to 16 splits of " + std::to_string(visible));
+    expect(splits >= 1 && splits <= kMaxSplits, "at most kMaxSplits splits of " + std::to_string(visible));
     expect(int64_t{splits} * per_split >= visible && int64_t{splits - 1} * per_split < visible, "splits cover " + std::to_string(visible) + " keys, none is empty");
-    expect(per_split % 64 == 0 && per_split >= kLeastSplit, "splits are whole tiles");
+    expect(per_split % 32 == 0 && per_split >= kLeastSplit, "splits are whole steps of a block");
+  }
+  int most = 0;
+  for (int visible = 1; visible < 20000; visible++) {
+    most = std::max(most, split_count(visible));
+    expect(most_splits(visible) == most, "the most splits of up to " + std::to_string(visible) + " keys");
+  }
+  for (int processors : {1, 3, 78, 132}) {
+    for (int outputs : {1, 31, 768, 2304, 5120, 8192, 32768}) {
+      for (int64_t chunks : {8, 96, 256, 1024}) {
+        const GemvPlan plan = gemv_plan(outputs, chunks, processors);
+        expect(plan.per_block * processors >= outputs && (plan.per_block - 1) * processors < outputs, "gemv: a block per processor");
+        expect(kGemvWarps % plan.team == 0 && (plan.team == 1 || plan.team * kWarp <= chunks), "gemv: teams divide the warps and the row");
+        expect(plan.outputs <= kGemvMostOutputs && kGemvRows * plan.outputs <= kWarp, "gemv: a lane for each sum");
+      }
+      for (int64_t stride : {64, 768, 3072, 8192}) {
+        const int pieces = skinny_pieces(outputs, stride, processors);
+        expect(pieces >= 1 && (pieces == 1 || pieces * divide_up(outputs, kSkinnyOutputs) <= processors), "skinny: blocks that share outputs fit on the device");
+      }
+      for (int rows = 1; rows < 300; rows++) expect(!is_skinny(rows, outputs, processors) || rows <= kSkinnyRows, "skinny: no more rows than its tile");
+    }
   }
   for (int position = 0; position < 300; position++) {
     for (int window : {-1, 0, 1, 127, 128, 1000}) {

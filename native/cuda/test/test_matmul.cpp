@@ -1,4 +1,4 @@
-// gemv, gemm, gemm_float
+// gemv, gemv_of_norm, skinny, gemm, gemm_float
 #include "cuda/reference.h"
 #include "cuda/test/check.h"
 
@@ -11,11 +11,12 @@ template <class T> struct Case {
   Case(int rows, int outputs, int k, Epilogue e)
       : rows(rows), outputs(outputs), stride(pad_to(k, kRowUnit)), y_stride(outputs + 3), epilogue(e), x(padded_noise<T>(rows, k, stride)),
         w(padded_noise<T>(outputs, k, stride, 1 / std::sqrt(static_cast<float>(k)))), y(noise<float>(static_cast<size_t>(rows * y_stride))),
-        narrow(noise<T>(static_cast<size_t>(rows * y_stride))) {}
+        narrow(noise<T>(static_cast<size_t>(rows * y_stride))), partial(static_cast<size_t>(kPartialOutputs * stream->processors())),
+        arrived(std::vector<uint32_t>(static_cast<size_t>(stream->processors()), 0)) {}
 
   Matmul<T> args(Side s) {
     void* out = epilogue == Epilogue::relu2 ? static_cast<void*>(narrow.at(s)) : y.at(s);
-    return {x.at(s), w.at(s), stride, out, y_stride, rows, outputs, epilogue, 15};
+    return {x.at(s), w.at(s), stride, out, y_stride, rows, outputs, epilogue, 15, partial.at(s), arrived.at(s)};
   }
 
   void check(void (*kernel)(Stream&, const Matmul<T>&), const char* name) {
@@ -35,6 +36,8 @@ template <class T> struct Case {
   Array<T> x, w;
   Array<float> y;
   Array<T> narrow;
+  Array<float> partial;
+  Array<uint32_t> arrived;
 };
 
 constexpr Epilogue kEpilogues[] = {Epilogue::store, Epilogue::add, Epilogue::relu2, Epilogue::softcap};
@@ -46,7 +49,44 @@ template <class T> void check_gemv() {
       for (int k : {1, 64, 77, 260, 640}) Case<T>(rows, outputs, k, kEpilogues[e++ % 4]).check(gemv<T>, "gemv");
     }
   }
-  Case<T>(3, 5, 6000, Epilogue::store).check(gemv<T>, "gemv");  // more than one piece of x
+  Case<T>(3, 5, 5000, Epilogue::store).check(gemv<T>, "gemv");
+  Case<T>(1, 70 * stream->processors(), 200, Epilogue::store).check(gemv<T>, "gemv");  // more than one round of a block's warps
+  Case<T>(4, 7, 9000, Epilogue::store).check(matmul<T>, "matmul");                     // more x than a gemv takes
+}
+
+// The product with the norm before it, which must leave what mix_norm leaves.
+template <class T> void check_gemv_of_norm(int rows, int outputs, int C, bool mixes, bool picks) {
+  Case<T> c(rows, outputs, C, Epilogue::store);
+  Array<float> x(noise<float>(static_cast<size_t>(5) * C)), x0(noise<float>(static_cast<size_t>(5) * C)), x_out(static_cast<size_t>(5) * C);
+  Array<int32_t> picked(std::vector<int32_t>{4, 0, 2, 2});
+  Array<T> n(std::vector<T>(static_cast<size_t>(rows * c.stride), from_float<T>(0)));
+  const auto norm = [&](Side s) {
+    return MixNorm<T>{x.at(s), mixes ? x0.at(s) : nullptr, 0.75f, -0.25f, picks ? nullptr : x_out.at(s), picks ? picked.at(s) : nullptr, C, 1e-6f, n.at(s), c.stride};
+  };
+  const auto args = [&](Side s) {
+    Matmul<T> a = c.args(s);
+    a.x = n.at(s);
+    return a;
+  };
+  c.y.upload();
+  gemv_of_norm(*stream, args(Side::device), norm(Side::device));
+  reference::mix_norm(norm(Side::host), rows);
+  reference::matmul(args(Side::host));
+  const std::string what = std::string("gemv_of_norm ") + type_name<T>() + " " + std::to_string(rows) + " x " + std::to_string(outputs) + ", C " + std::to_string(C) + (mixes ? " mixed" : "") +
+                           (picks ? " picked" : "");
+  expect_near(c.y.read(), c.y.expected(), sizeof(T) == 4 ? 1e-5 : 3e-3, what);
+  expect_near(n.read(), n.expected(), sizeof(T) == 4 ? 1e-6 : 3e-3, what + ", n");
+  if (picks) return;
+  const auto written = static_cast<std::ptrdiff_t>(rows) * C;
+  const std::vector<float> got = x_out.read(), expected = x_out.expected();
+  expect_near({got.begin(), got.begin() + written}, {expected.begin(), expected.begin() + written}, 1e-6, what + ", x");
+}
+
+void check_skinny() {
+  int e = 0;
+  for (int rows : {1, 5, 8, 9, 16, 17, 31, 40, 65, 128}) {
+    for (int outputs : {1, 31, 33, 97}) Case<bf16>(rows, outputs, (const int[]){40, 320, 700, 1300}[e / 2 % 4], kEpilogues[e % 4]).check(skinny, "skinny"), e++;
+  }
 }
 
 // A row does not change with the rows beside it by more than rounding.
@@ -70,6 +110,15 @@ void check_row_alone() {
 void test_matmul() {
   check_gemv<float>();
   check_gemv<bf16>();
+  int flags = 0;
+  for (int rows = 1; rows <= kGemvRows; rows++) {
+    for (int C : {24, 64, 130, 770}) {
+      check_gemv_of_norm<float>(rows, 40 + C, C, flags & 1, flags & 2);
+      check_gemv_of_norm<bf16>(rows, 3, C, flags & 1, flags & 2);
+      flags++;
+    }
+  }
+  check_skinny();
   int e = 0;
   for (int rows : {1, 5, 16, 31, 33, 64, 65, 127, 129}) {
     for (int outputs : {1, 63, 65, 130}) {

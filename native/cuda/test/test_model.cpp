@@ -39,11 +39,11 @@ std::vector<float> reference_logits(const ModelConfig& c, const Source& source, 
   std::vector<float> inv_freq;
   for (int i = 0; i < D / 2; i++) inv_freq.push_back(1.0f / static_cast<float>(std::pow(static_cast<double>(c.rope_base), static_cast<double>(2.0f * static_cast<float>(i) / static_cast<float>(D)))));
   const size_t slot_elements = static_cast<size_t>(2 * c.n_layer * c.n_kv_head * T_ * Dp);
-  std::vector<float> slot(slot_elements), x(static_cast<size_t>(T_ * C)), x0 = x, backout = x, cos(static_cast<size_t>(T_ * D / 2)), sin = cos;
+  std::vector<float> slot(slot_elements), x(static_cast<size_t>(T_ * C)), x0 = x, mixed = x, backout = x, cos(static_cast<size_t>(T_ * D / 2)), sin = cos;
   std::vector<float> n(static_cast<size_t>(T_ * stride)), y = n, hidden(static_cast<size_t>(T_ * wide)), qkv(static_cast<size_t>(T_ * c.qkv_dim())), q(static_cast<size_t>(T_ * c.n_head * Dp));
   const Row row{slot.data(), T_};
   const auto product = [&](const std::vector<float>& w, const std::vector<float>& in, int64_t k, int outputs, Epilogue e, float* out, int64_t out_stride) {
-    reference::matmul<float>({in.data(), w.data(), k, out, out_stride, static_cast<int>(T_), outputs, e, c.softcap});
+    reference::matmul<float>({in.data(), w.data(), k, out, out_stride, static_cast<int>(T_), outputs, e, c.softcap, nullptr, nullptr});
   };
 
   const std::vector<float> wte = small("transformer.wte.weight", V, C), smear = small("smear_gate.weight", 1, 24);
@@ -52,7 +52,8 @@ std::vector<float> reference_logits(const ModelConfig& c, const Source& source, 
   for (int l = 0; l < c.n_layer; l++) {
     const std::string h = "transformer.h." + std::to_string(l);
     const float resid = small("resid_lambdas", 1, c.n_layer)[static_cast<size_t>(l)], x0_lambda = small("x0_lambdas", 1, c.n_layer)[static_cast<size_t>(l)];
-    reference::mix_norm<float>({x.data(), x0.data(), resid, x0_lambda, nullptr, C, c.norm_eps, n.data(), stride}, T_);
+    reference::mix_norm<float>({x.data(), x0.data(), resid, x0_lambda, mixed.data(), nullptr, C, c.norm_eps, n.data(), stride}, T_);
+    std::swap(x, mixed);
     product(matrix({{h + ".attn.c_q.weight", C}, {h + ".attn.c_k.weight", c.kv_dim()}, {h + ".attn.c_v.weight", c.kv_dim()}}, C), n, stride, c.qkv_dim(), Epilogue::store, qkv.data(), c.qkv_dim());
     std::vector<float> embeds, gate;
     if (c.has_value_embedding(l)) {
@@ -61,15 +62,15 @@ std::vector<float> reference_logits(const ModelConfig& c, const Source& source, 
     }
     reference::append_kv<float>({tokens.data(), &row, qkv.data(), cos.data(), sin.data(), c.n_head, c.n_kv_head, D, Dp, l, c.norm_eps, c.qk_scale, q.data(),
                                  embeds.empty() ? nullptr : embeds.data(), false, gate.data(), c.ve_gate_channels, c.ve_gate_scale, n.data(), stride}, T_);
-    reference::attention<float>({tokens.data(), &row, q.data(), c.n_head, c.n_kv_head, D, Dp, l, c.windows[static_cast<size_t>(l)], 1 / std::sqrt(static_cast<float>(D)), nullptr, nullptr,
+    reference::attention<float>({tokens.data(), &row, q.data(), c.n_head, c.n_kv_head, D, Dp, l, c.windows[static_cast<size_t>(l)], 1 / std::sqrt(static_cast<float>(D)), nullptr, nullptr, nullptr,
                                  y.data(), stride}, T_);
     product(matrix({{h + ".attn.c_proj.weight", C}}, C), y, stride, C, Epilogue::add, x.data(), C);
-    reference::mix_norm<float>({x.data(), nullptr, 1, 0, nullptr, C, c.norm_eps, n.data(), stride}, T_);
+    reference::mix_norm<float>({x.data(), nullptr, 1, 0, nullptr, nullptr, C, c.norm_eps, n.data(), stride}, T_);
     product(matrix({{h + ".mlp.c_fc.weight", c.mlp_hidden}}, C), n, stride, c.mlp_hidden, Epilogue::relu2, hidden.data(), wide);
     product(matrix({{h + ".mlp.c_proj.weight", C}}, c.mlp_hidden), hidden, wide, C, Epilogue::add, x.data(), C);
     if (l == c.n_layer / 2) backout = x;
   }
-  reference::mix_norm<float>({x.data(), backout.data(), 1, -small("backout_lambda", 1, 1)[0], nullptr, C, c.norm_eps, n.data(), stride}, T_);
+  reference::mix_norm<float>({x.data(), backout.data(), 1, -small("backout_lambda", 1, 1)[0], nullptr, nullptr, C, c.norm_eps, n.data(), stride}, T_);
   std::vector<float> logits(static_cast<size_t>(T_ * V));
   product(matrix({{"lm_head.weight", V}}, C), n, stride, V, Epilogue::softcap, logits.data(), V);
   return logits;
