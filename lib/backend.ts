@@ -6,6 +6,10 @@ export interface Backend {
   readonly vocabSize: number
   /** Bytes that one cached position of one sequence costs. */
   readonly kvBytesPerToken: number
+  /** Tokens of prompts that one pass takes, so that running rows keep stepping between passes; default 256. */
+  readonly passTokens?: number
+  /** What the keys and values of all rows may take where the caller does not say; default a quarter of the host's free memory. */
+  readonly kvCacheBytes?: number
   newSequence(): Sequence
   /**
    * One pass over a ragged batch: appends each row's tokens to its sequence. Resolves to the logits asked for, (n, V)

@@ -6,7 +6,7 @@ import type { Sampler } from './sampling.js'
 const wantedLogits = { none: 0, last: 1, all: 2 } as const
 
 /** The CPU backend of the addon behind the backend interface. */
-export function cpuBackend(model: NativeModel, vocabSize: number): Required<Backend> {
+export function cpuBackend(model: NativeModel, vocabSize: number): Backend & Required<Pick<Backend, 'decode'>> {
   return {
     device: 'cpu',
     vocabSize,

@@ -3,7 +3,7 @@ import type { Backend, BackendDecodeOptions, BackendDecodeRow } from './backend.
 import { forget, logprobs, observe, sample } from './sampling.js'
 import type { Sampler } from './sampling.js'
 
-/** Tokens one pass takes of a prompt, so that running rows keep stepping between the pieces. */
+/** Tokens one pass takes of prompts where the backend does not say. */
 export const prefillChunk = 256
 
 /** How far rows run ahead at most before JavaScript sees their tokens and other calls get their turn. */

@@ -1,10 +1,33 @@
 import { NanochatError } from './errors.js'
-import { native } from './native.js'
+import { native, type CudaNeeds } from './native.js'
 
 export interface DeviceChoice {
   cudaDevice: number | null                    // null: the CPU
   name: string
   mayFallBack: boolean
+}
+
+export interface DeviceMemory { device: string, name: string, totalBytes: number, freeBytes: number }
+
+/** The CUDA devices with their memory, or why there are none that work. */
+export async function cudaMemory(): Promise<{ devices: DeviceMemory[], reason: string | null }> {
+  const { devices, reason } = await native().cudaDevices()
+  try {
+    const free = await Promise.all(devices.map((_, i) => native().cudaFreeMemory(i)))
+    return { devices: devices.map(({ name, bytes }, i) => ({ device: `cuda:${i}`, name, totalBytes: bytes, freeBytes: free[i] as number })), reason }
+  } catch (error) {
+    return { devices: [], reason: error instanceof Error ? error.message : String(error) }
+  }
+}
+
+/** Rows of `context` tokens whose keys and values fit beside the model into `freeBytes`. */
+export function rowsThatFit({ weightBytes, workingBytes, kvBytesPerToken }: CudaNeeds, context: number, freeBytes: number): number {
+  return Math.max(0, Math.floor((freeBytes - weightBytes - workingBytes) / (context * kvBytesPerToken)))
+}
+
+/** What caches may take by default of what a loaded model leaves free. note: half, because a slot grows by half, and is copied then */
+export async function defaultCacheBytes(cudaDevice: number, needs: CudaNeeds | null): Promise<number> {
+  return Math.max(0, Math.floor((await native().cudaFreeMemory(cudaDevice) - (needs?.workingBytes ?? 0)) / 2))
 }
 
 /**

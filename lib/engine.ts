@@ -21,7 +21,8 @@ export interface EngineOptions {
   maxRows?: number | undefined
   /**
    * Memory for keys and values of all calls together; further calls wait their turn. Counted ahead: each row at prompt +
-   * maxTokens. Caches that the caller holds are not in it. Default: a quarter of the free memory, at least one row.
+   * maxTokens. Caches that the caller holds are not in it. Default: a quarter of the free memory, of a CUDA device's half of
+   * what the model leaves; at least one row.
    */
   kvCacheBytes?: number | undefined
 }
@@ -50,7 +51,7 @@ export class Engine implements AsyncDisposable {
     checkKnown(options, ['maxRows', 'kvCacheBytes'])
     const { vocabSize, sequenceLen } = model.config
     const oneRow = sequenceLen * model.backend.kvBytesPerToken
-    const { maxRows = 64, kvCacheBytes = Math.max(Math.floor(process.availableMemory() / 4), oneRow) } = options
+    const { maxRows = 64, kvCacheBytes = Math.max(model.backend.kvCacheBytes ?? Math.floor(process.availableMemory() / 4), oneRow) } = options
     checkInteger('maxRows', maxRows, 1, 65_536)
     checkInteger('kvCacheBytes', kvCacheBytes, 1, Number.MAX_SAFE_INTEGER)
     if (tokenizer !== null && typeof tokenizer?.renderForCompletion !== 'function') {

@@ -61,6 +61,8 @@ export class GPT implements AsyncDisposable {
       device: backend.device,
       vocabSize: backend.vocabSize,
       kvBytesPerToken: backend.kvBytesPerToken,
+      ...(backend.passTokens !== undefined && { passTokens: backend.passTokens }),
+      ...(backend.kvCacheBytes !== undefined && { kvCacheBytes: backend.kvCacheBytes }),
       newSequence: () => {
         this.#checkAlive()
         return backend.newSequence()
@@ -151,9 +153,9 @@ export class GPT implements AsyncDisposable {
 
   /** Appends `tokens` in chunks and fills `out`, (1, V) for 'last' and (T, V) for 'all'. */
   async #append(sequence: Sequence, tokens: Int32Array, logits: 'last' | 'all', out: Float32Array): Promise<Float32Array> {
-    const V = this.config.vocabSize
-    for (let start = 0; start < tokens.length; start += prefillChunk) {
-      const end = Math.min(start + prefillChunk, tokens.length)
+    const V = this.config.vocabSize, { passTokens = prefillChunk } = this.backend
+    for (let start = 0; start < tokens.length; start += passTokens) {
+      const end = Math.min(start + passTokens, tokens.length)
       const wanted = logits === 'all' ? 'all' : end === tokens.length ? 'last' : 'none'
       const chunkOut = logits === 'all' ? out.subarray(start * V, end * V) : out
       await this.backend.forward([{ sequence, tokens: tokens.subarray(start, end), logits: wanted }], { out: chunkOut })

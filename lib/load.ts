@@ -5,7 +5,7 @@ import { findCheckpoint, readCheckpoint, type CheckpointOptions } from './checkp
 import { isPackedPath } from './checkpoint/packed.js'
 import { cpuBackend, runJob, typed } from './cpu-backend.js'
 import { cudaBackend } from './cuda-backend.js'
-import { chooseDevice, fallBack } from './device.js'
+import { chooseDevice, defaultCacheBytes, fallBack } from './device.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type WeightDtype } from './native.js'
@@ -144,8 +144,13 @@ async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: Na
   const choice = await chooseDevice(options.device ?? 'auto', { isForCpu: isForCpu || isa !== undefined || isCpuOnly(dtype) })
   const { model, device } = choice.cudaDevice === null ? { model: await onCpu(), device: 'cpu' }
     : await onCuda(choice.cudaDevice).then((model) => ({ model, device: choice.name }), (error: unknown) => fallBack(choice, error, onCpu))
+  const backend = device === 'cpu' || choice.cudaDevice === null ? cpuBackend(model, vocabSize)
+    : cudaBackend(model, vocabSize, device, await defaultCacheBytes(choice.cudaDevice, native().cudaNeeds(spec, dtype, [])).catch(async (error: unknown) => {
+      await model.dispose()
+      throw error
+    }))
   return new GPT({
-    backend: device === 'cpu' ? cpuBackend(model, vocabSize) : cudaBackend(model, vocabSize, device),
+    backend,
     config: { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern },
     device, dtype, numParams: model.numParams, memoryBytes: model.memoryBytes, dispose: () => model.dispose()
   })

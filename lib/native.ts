@@ -138,10 +138,26 @@ export interface CudaDevices {
   isBroken: boolean
 }
 
+/** What a device reaches at most, measured; products of bfloat16 with mma.sync. */
+export type CudaLimits = Pick<MachineLimits, 'readBytesPerSecond' | 'float32FlopsPerSecond' | 'bfloat16FlopsPerSecond'>
+
+/** Bytes on a device. */
+export interface CudaNeeds {
+  weightBytes: number
+  kvBytesPerToken: number
+  workingBytes: number             // of the largest pass of prompts
+}
+
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
   /** Asks the driver once, off the JavaScript thread. */
   cudaDevices(): Promise<CudaDevices>
+  /** Bytes that can be allocated on this one of `cudaDevices()` now. Starts to use it, which takes some of them. */
+  cudaFreeMemory(device: number): Promise<number>
+  /** Measures it, in about a fifth of a second. */
+  cudaProbe(device: number): Promise<CudaLimits>
+  /** `narrow`: names of the tables stored as bfloat16. null where the kernels take no such model. */
+  cudaNeeds(spec: ModelSpec, dtype: WeightDtype, narrow: string[]): CudaNeeds | null
   /** With a dtype `tensors` are those of a packed file, in its order; a float32 model's tables may be float32, too. */
   describe(spec: ModelSpec, dtype?: WeightDtype): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>

@@ -3,6 +3,7 @@ import type { Backend, Sequence } from './backend.js'
 import { decode, prefillChunk } from './decode.js'
 import type { DecodeRow, Run } from './decode.js'
 import { NanochatError } from './errors.js'
+import { linkedAbort } from './linked-abort.js'
 
 export interface SchedulerOptions {
   maxRows: number
@@ -20,8 +21,8 @@ export interface Reservation {
 
 /**
  * Shares one backend among all calls of an engine: a few steps that continue every row that asked for it, then
- * one piece of one prompt, and again. Prompts take turns. A piece of a prompt is a pass of its own and obeys its call's
- * signal at once; a decoding of several calls is short and runs to its end.
+ * one pass over pieces of prompts, and again. Prompts take turns; short ones share a pass, which reads the weights once. A pass
+ * of prompts obeys their signals at once: the others go again. A decoding of several calls is short and runs to its end.
  */
 export class Scheduler {
   readonly #backend: Backend
@@ -113,25 +114,49 @@ export class Scheduler {
       await eventLoopTurn()                    // calls whose rows were just served ask for their next steps: the same passes for all
       const jobs = this.#decodes.splice(0)
       if (jobs.length > 0) await this.#decodePass(jobs)
-      const piece = this.#prefills.shift()
-      if (piece) await this.#prefillPass(piece)
-      if (this.#decodes.length + this.#prefills.length === 0 && jobs.length === 0 && !piece) break
+      const pieces = this.#nextPieces()
+      if (pieces.length > 0) await this.#prefillPass(pieces)
+      if (this.#decodes.length + this.#prefills.length + jobs.length + pieces.length === 0) break
     }
     this.#running = false
   }
 
-  async #prefillPass(job: PrefillJob): Promise<void> {
-    const piece = job.tokens.subarray(0, prefillChunk)
-    const rest = job.tokens.subarray(piece.length)
-    const row = { sequence: job.sequence, tokens: piece, logits: rest.length === 0 ? job.logits : 'none' } as const
+  /** The beginnings of the first prompts in line, as many tokens as a pass takes. */
+  #nextPieces(): Piece[] {
+    const pieces: Piece[] = []
+    let room = this.#backend.passTokens ?? prefillChunk
+    while (room > 0) {
+      const job = this.#prefills.shift()
+      if (!job) break
+      const tokens = job.tokens.subarray(0, room)
+      pieces.push({ job, tokens, isLast: tokens.length === job.tokens.length })
+      room -= tokens.length
+    }
+    return pieces
+  }
+
+  async #prefillPass(pieces: readonly Piece[]): Promise<void> {
+    const { controller, unlink } = linkedAbort(...pieces.map(({ job }) => job.signal))
     try {
-      const logits = await this.#backend.forward([row], { signal: job.signal })
-      job.signal.throwIfAborted()
-      job.tokens = rest
-      if (rest.length > 0) this.#prefills.push(job)
-      else job.resolve(logits)
+      const rows = pieces.map(({ job: { sequence, logits }, tokens, isLast }) => ({ sequence, tokens, logits: isLast ? logits : 'none' } as const))
+      const logits = await this.#backend.forward(rows, { signal: controller.signal })
+      let first = 0
+      for (const { job, tokens, isLast } of pieces) {
+        const size = isLast && job.logits === 'last' ? this.#backend.vocabSize : 0
+        const own = logits.subarray(first, first += size)
+        job.tokens = job.tokens.subarray(tokens.length)
+        if (job.signal.aborted) job.reject(job.signal.reason)
+        else if (isLast) job.resolve(own)
+        else this.#prefills.push(job)
+      }
     } catch (error) {
-      job.reject(error)
+      const others = pieces.filter(({ job }) => !job.signal.aborted)
+      for (const { job } of pieces) if (job.signal.aborted) job.reject(job.signal.reason)
+      if (others.length < pieces.length) this.#prefills.unshift(...others.map(({ job }) => job))
+      else if (pieces.length === 1) pieces[0]?.job.reject(error)
+      else for (const piece of pieces) await this.#prefillPass([piece])   // what one prompt can't have must not end the others
+    } finally {
+      unlink()
     }
   }
 
@@ -163,6 +188,7 @@ export class Scheduler {
 interface Cancellable<T> { signal: AbortSignal, resolve(value: T): void, reject(reason: unknown): void }
 interface Admission extends Cancellable<void> { rows: number, bytes: number }
 interface PrefillJob extends Cancellable<Float32Array> { sequence: Sequence, tokens: Int32Array, logits: 'last' | 'none' }
+interface Piece { job: PrefillJob, tokens: Int32Array, isLast: boolean }
 interface DecodeJob extends Cancellable<Run[]> { rows: readonly DecodeRow[] }
 
 /** A job that leaves `queue` and rejects when `signal` aborts; one that is in a pass by then is left to the pass. */

@@ -65,6 +65,44 @@ test('a prompt that arrives while others decode waits for one burst', async () =
   assert.ok(steps.every((count) => count >= 1 && count <= 4), `bursts of ${steps} steps`)
 })
 
+/** Prompts of these lengths, prefilled at once, over a backend whose pass takes 8 tokens. */
+function prefills(lengths: number[], options: Parameters<typeof fakeModel>[0] = {}) {
+  const { model, backend } = fakeModel({ vocabSize: V, passMs: 5, ...options })
+  const scheduler = new Scheduler({ ...model.backend, passTokens: 8 }, { maxRows: 64, kvCacheBytes: 1e6, pauseIds: [], maxSteps: 1, budgetMs: 0 })
+  const jobs = lengths.map((length, i) => {
+    const controller = new AbortController(), sequence = model.backend.newSequence(), tokens = Int32Array.from({ length }, (_, t) => (7 * i + t) % V)
+    const logits = i % 3 === 2 ? 'none' : 'last'
+    const result = scheduler.prefill(sequence, tokens, logits, controller.signal).then((logits) => [...logits], (error: unknown) => String(error))
+    return { controller, sequence, result, expected: logits === 'none' ? [] : [...backend.logitsAfter([...tokens])] }
+  })
+  return { backend, jobs, lengths: () => jobs.map(({ sequence }) => sequence.length) }
+}
+
+test('prompts that wait share passes, take turns and get what each gets alone', async () => {
+  const { backend, jobs, lengths } = prefills([3, 2, 1, 20, 2, 9])
+  assert.equal(await Promise.all(jobs.map(({ result }) => result)), jobs.map(({ expected }) => expected))
+  assert.equal(lengths(), [3, 2, 1, 20, 2, 9])
+  const counts = backend.passes.map(({ rows }) => rows.map(({ id, count }) => [id, count]))
+  assert.equal(counts, [[[0, 3], [1, 2], [2, 1], [3, 2]], [[4, 2], [5, 6]], [[3, 8]], [[5, 3], [3, 5]], [[3, 5]]])
+})
+
+test('an abort ends the pass that it shares; the others go again', async () => {
+  const { backend, jobs, lengths } = prefills([3, 4, 2], { passMs: 30 })
+  while (backend.passes.length === 0) await new Promise(setImmediate)
+  jobs[1]?.controller.abort('enough')
+  const results = await Promise.all(jobs.map(({ result }) => result))
+  assert.equal(results, [jobs[0]?.expected, 'enough', jobs[2]?.expected])
+  assert.equal(lengths(), [3, 0, 2])
+  assert.equal(backend.passes.map(({ aborted, rows }) => [aborted, rows.length]), [[true, 3], [false, 2]])
+})
+
+test('a prompt that cannot be computed fails alone', async () => {
+  const fail = (rows: readonly { tokens: Int32Array }[]): void => { if (rows.some(({ tokens }) => tokens.includes(8))) throw new Error('no 8') }
+  const { jobs, lengths } = prefills([1, 2, 1], { fail })   // the second is 7, 8
+  assert.equal(await Promise.all(jobs.map(({ result }) => result)), [jobs[0]?.expected, 'Error: no 8', jobs[2]?.expected])
+  assert.equal(lengths(), [1, 0, 1])
+})
+
 test('a queue of admissions is served in order and skips who left', async () => {
   const { model } = fakeModel({ vocabSize: V, kvBytesPerToken: 2 })
   const scheduler = new Scheduler(model.backend, { maxRows: 4, kvCacheBytes: 100, pauseIds: [], maxSteps: 1, budgetMs: 0 })

@@ -19,14 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 double elapsed_ms(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
 
-// The library's answer as the addon's status, with a code that lives on.
-Status status_of(const nc_cuda_status& status) {
-  for (const char* code : {"ERR_ABORTED", "ERR_CHECKPOINT_ARCH", "ERR_CHECKPOINT_FORMAT", "ERR_DEVICE_UNAVAILABLE", "ERR_INVALID_ARG", "ERR_OUT_OF_MEMORY"}) {
-    if (std::strcmp(status.code, code) == 0) return Status::error(code, status.message);
-  }
-  return Status::error("ERR_CUDA", status.message);
-}
-
 int64_t matrix_elements(const ModelConfig& c) {
   const int64_t C = c.n_embd;
   return c.vocab_size * C + c.n_layer * (c.qkv_dim() * C + C * C + 2 * c.mlp_hidden * C);
@@ -57,7 +49,7 @@ class CudaBackend final : public BackendModel {
   Status forward(const std::vector<BackendRow>& batch, float* out, const std::atomic<bool>& cancelled) override {
     nc_cuda_status status = {};
     const auto rows = rows_of(batch);
-    return api_->forward(model_, rows.data(), static_cast<int64_t>(rows.size()), out, flag(cancelled), &status) == 0 ? Status{} : status_of(status);
+    return api_->forward(model_, rows.data(), static_cast<int64_t>(rows.size()), out, flag(cancelled), &status) == 0 ? Status{} : cuda_status(status);
   }
 
   Status decode(const std::vector<BackendRow>& first, std::vector<Sampler>& samplers, const DecodeLimits& limits, const std::atomic<bool>& cancelled,
@@ -103,7 +95,7 @@ class CudaBackend final : public BackendModel {
       const auto call_start = Clock::now();
       if (api_->decode(model_, list.data(), draws.data(), static_cast<int64_t>(B), limits.pause_ids.data(), static_cast<int64_t>(limits.pause_ids.size()), counts.data(), drawn.data(),
                        flag(cancelled), &status) != 0) {
-        return status_of(status);
+        return cuda_status(status);
       }
       ms_per_step_ = std::max(elapsed_ms(call_start) / static_cast<double>(steps), kLeastMsPerStep);
       const int64_t common = *std::min_element(counts.begin(), counts.end());
@@ -175,6 +167,13 @@ int32_t progress(void* user, int64_t bytes, int64_t total) {
 
 }  // namespace
 
+Status cuda_status(const nc_cuda_status& status) {  // note: with a code that lives on
+  for (const char* code : {"ERR_ABORTED", "ERR_CHECKPOINT_ARCH", "ERR_CHECKPOINT_FORMAT", "ERR_DEVICE_UNAVAILABLE", "ERR_INVALID_ARG", "ERR_OUT_OF_MEMORY"}) {
+    if (std::strcmp(status.code, code) == 0) return Status::error(code, status.message);
+  }
+  return Status::error("ERR_CUDA", status.message);
+}
+
 Status load_cuda_model(int device, const ModelConfig& c, bool is_narrow, const TensorSource& source, const LoadContext& context, std::unique_ptr<BackendModel>* model) {
   const CudaLibrary& library = cuda_library();
   if (!library.status.ok()) return library.status;
@@ -184,7 +183,7 @@ Status load_cuda_model(int device, const ModelConfig& c, bool is_narrow, const T
   const nc_cuda_source callbacks = {&reader, is_bf16, read, progress};
   nc_cuda_model* loaded = nullptr;
   nc_cuda_status status = {};
-  if (library.api->load(device, &config, is_narrow, &callbacks, &loaded, &status) != 0) return status_of(status);
+  if (library.api->load(device, &config, is_narrow, &callbacks, &loaded, &status) != 0) return cuda_status(status);
   *model = std::make_unique<CudaBackend>(library.api, loaded, c, is_narrow);
   return {};
 }

@@ -6,7 +6,6 @@
 
 #include "addon/convert.h"
 #include "addon/cuda_backend.h"
-#include "addon/cuda_library.h"
 #include "addon/runner.h"
 #include "addon/samplers.h"
 #include "cpu/machine.h"
@@ -516,42 +515,6 @@ Napi::Value seeded(const Napi::CallbackInfo& info) {
     *source = TensorSource::seeded(seed);
     return Status{};
   });
-}
-
-// The devices, or why there are none; asking the driver takes long enough to be done off the JavaScript thread.
-class CudaDevicesWorker final : public Napi::AsyncWorker {
- public:
-  explicit CudaDevicesWorker(Napi::Env env) : Napi::AsyncWorker(env, "nanochat cuda devices"), deferred_(Napi::Promise::Deferred::New(env)) {}
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- private:
-  void Execute() override { cuda_library(); }
-
-  void OnOK() override {
-    const Napi::Env env = Env();
-    const CudaLibrary& library = cuda_library();
-    Napi::Array devices = Napi::Array::New(env, library.devices.size());
-    for (size_t i = 0; i < library.devices.size(); i++) {
-      Napi::Object device = Napi::Object::New(env);
-      device.Set("name", library.devices[i].name);
-      device.Set("bytes", static_cast<double>(library.devices[i].bytes));
-      devices.Set(static_cast<uint32_t>(i), device);
-    }
-    Napi::Object result = Napi::Object::New(env);
-    result.Set("devices", devices);
-    result.Set("reason", library.status.ok() ? env.Null() : Napi::String::New(env, library.status.message));
-    result.Set("isBroken", library.is_broken);
-    deferred_.Resolve(result);
-  }
-
-  Napi::Promise::Deferred deferred_;
-};
-
-Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
-  auto* worker = new CudaDevicesWorker(info.Env());
-  const Napi::Promise promise = worker->promise();
-  worker->Queue();
-  return promise;
 }
 
 Napi::Value machine_info(const Napi::CallbackInfo& info) {

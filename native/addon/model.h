@@ -8,7 +8,6 @@ namespace nanochat {
 Napi::Value load(const Napi::CallbackInfo& info);
 Napi::Value seeded(const Napi::CallbackInfo& info);
 Napi::Value machine_info(const Napi::CallbackInfo& info);
-Napi::Value cuda_devices(const Napi::CallbackInfo& info);  // -> promise
 
 void init_model(Napi::Env env);
 
