@@ -8,11 +8,12 @@ const ofThePackage: Record<string, Command> = {
   sandbox: { summary: 'latency of the Python sandbox: warm, cold, and what a start costs the event loop', load: () => import('./sandbox.js') }
 }
 
-/** Runs `<program> <name> <args>` and returns its exit code. The benchmark prints tables while it runs; the last line is its JSON document. */
-export async function runBenchmark([name = '', ...args]: readonly string[], program: string, more: Record<string, Command> = {}): Promise<number> {
+/** Runs `<program> <name> <args>`, options without a name as those of decode, and returns its exit code. The benchmark prints tables while it runs; the last line is its JSON document. */
+export async function runBenchmark(argv: readonly string[], program: string, more: Record<string, Command> = {}): Promise<number> {
+  const [name = '', ...args] = /^-(?!h$|-help$)/.test(argv[0] ?? '') ? ['decode', ...argv] : argv
   const commands = { ...ofThePackage, ...more }
   if (name === '' || name === '--help' || name === '-h') {
-    console.log(`${program} <command> [options]; <command> --help lists its options\n\n${list(commands)}`)
+    console.log(`${program} [command] [options]; <command> --help lists its options; without a command decode runs\n\n${list(commands)}`)
     return name === '' ? 2 : 0
   }
   const command = Object.entries(commands).find(([known]) => known === name)?.[1]

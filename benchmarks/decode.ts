@@ -6,10 +6,12 @@
 // Every row of a batch has keys and values of its own, as rows of different conversations have. A step of the roof reads
 // all matrices once and each row's visible keys and values, at the read bandwidth that the same number of threads reached
 // just before or after the repetition, or does its multiply-adds at their peak of the run, whichever takes longer. Shares
-// of the roof are medians of the repetitions' shares.
+// of the roof are medians of the repetitions' shares. Of a GPU the roof is what the backend's own probe read and multiplied.
 import { readCheckpoint } from '../lib/checkpoint/checkpoint.js'
 import { nativeSampler } from '../lib/cpu-backend.js'
+import { passTokens } from '../lib/cuda-backend.js'
 import { burst, prefillChunk } from '../lib/decode.js'
+import { chooseDevice } from '../lib/device.js'
 import { invalidArg } from '../lib/errors.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeSequence, type WeightDtype } from '../lib/native.js'
 import { newSampler } from '../lib/sampling.js'
@@ -29,6 +31,7 @@ const usage = `bench decode [options]
   --decode-tokens N     steps per repetition (default 64)
   --prefill-tokens N    prompt of the prefill figure (default 512)
   -r, --repetitions N   medians over N (default 5)
+  --device NAME         cpu, cuda or cuda:N (default cpu); a GPU takes no --threads and --isa
   --isa NAME            instruction set (default: the best)`
 
 type Dtype = WeightDtype
@@ -44,11 +47,13 @@ interface Options {
   prefillTokens: number
   repetitions: number
   isa: string | undefined
+  device: string
 }
 
 /** One line of the table. Times are milliseconds, rates are per second and for all rows together. */
 export interface DecodeRow {
   model: string
+  device: string
   depth: number
   dtype: Dtype
   threads: number
@@ -77,15 +82,16 @@ export async function run(args: string[]): Promise<unknown> {
   const rows: DecodeRow[] = []
   const machines: unknown[] = []
   const model = await describeModel(options)
+  const place = await placeOf(options.device)
   for (const dtype of options.dtypes) {
     for (const threads of options.threads) {
-      const measured = await measureModel(model, dtype, threads, options)
+      const measured = await measureModel(model, dtype, threads, place, options)
       rows.push(...measured.rows)
       machines.push({ dtype, roof: measured.roof, measured: measured.roofs.measured })
     }
   }
   return {
-    benchmark: 'decode', date: new Date().toISOString(), cpu: cpuName(), node: process.version, platform: `${process.platform}-${process.arch}`,
+    benchmark: 'decode', date: new Date().toISOString(), cpu: cpuName(), device: place.name, node: process.version, platform: `${process.platform}-${process.arch}`,
     model: { name: model.name, ...model.spec, parameters: model.parameters }, options, roofs: machines, rows
   }
 }
@@ -109,14 +115,24 @@ async function describeModel({ depth, dir }: Options): Promise<Model> {
   return { name: dir, spec, windows: description.windows, parameters: countParameters(description), start: (options) => native().load(spec, tensors, files, { ...options, packed: packed !== undefined }) }
 }
 
-async function measureModel(described: Model, dtype: Dtype, threads: number, options: Options): Promise<{ rows: DecodeRow[], roof: Roof, roofs: Roofs }> {
+/** Where the model runs: `cudaDevice` null is the CPU. */
+interface Place { device: string, cudaDevice: number | null, name: string }
+
+async function placeOf(device: string): Promise<Place> {
+  const { cudaDevice } = await chooseDevice(device, { isForCpu: false })
+  if (cudaDevice === null) return { device: 'cpu', cudaDevice, name: cpuName() }
+  return { device: `cuda:${cudaDevice}`, cudaDevice, name: (await native().cudaDevices()).devices[cudaDevice]?.name ?? '' }
+}
+
+async function measureModel(described: Model, dtype: Dtype, threads: number, place: Place, options: Options): Promise<{ rows: DecodeRow[], roof: Roof, roofs: Roofs }> {
   const { promptTokens, decodeTokens, prefillTokens, batches, repetitions, isa } = options
-  progress(`loading ${described.name}, ${dtype}, ${plural(threads, 'thread')}`)
-  const model = await described.start({ dtype, threads, ...(isa === undefined ? {} : { isa }) }).promise
+  const { cudaDevice } = place
+  progress(`loading ${described.name}, ${dtype}, ${cudaDevice === null ? plural(threads, 'thread') : place.name}`)
+  const model = await described.start({ dtype, threads, ...(isa === undefined ? {} : { isa }), ...(cudaDevice === null ? {} : { cudaDevice }) }).promise
   try {
     const cost = costOf(described.spec, described.windows, model.matrixBytes, model.kvBytesPerToken)
-    const roofs = new Roofs(threads, isa)
-    const runner = new Runner(model, described.spec.vocabSize)
+    const roofs = cudaDevice === null ? new Roofs(threads, isa) : Roofs.ofCuda(cudaDevice)
+    const runner = new Runner(model, described.spec.vocabSize, cudaDevice === null ? prefillChunk : passTokens)
     progress('warming up')
     for (const batch of batches) await runner.prepare(batch, promptTokens)
     for (const batch of batches) await runner.decode(batch, Math.min(4, decodeTokens))
@@ -147,7 +163,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
       const limits = rates.map((_, r) => roofOf(cost, batch, context, roofs.around(r), peak))
       const strictest = roofOf(cost, batch, context, roof, peak)
       return {
-        model: described.name, depth: described.spec.nLayer, dtype, threads, isa: model.isa, batch, context,
+        model: described.name, device: place.device, depth: described.spec.nLayer, dtype, threads, isa: model.isa, batch, context,
         ttftMs: median(ttfts),
         tpotMs: { p50: median(repetitionsMs.flat()), p99: percentile(repetitionsMs.flat(), 0.99), least: Math.min(...repetitionsMs.flat()) },
         tokensPerSecond: median(rates), tokensPerSecondRange: [Math.min(...rates), Math.max(...rates)],
@@ -158,7 +174,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, opt
         otherLoad: others
       }
     })
-    printCard(described, dtype, model, cost, roof, peak, context)
+    printCard(described, dtype, model, place, cost, roof, peak, context)
     printRows(rows)
     return { rows, roof, roofs }
   } finally {
@@ -184,11 +200,13 @@ const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1
 export class Runner {
   readonly #model: NativeModel
   readonly #vocabSize: number
+  readonly #passTokens: number
   readonly #rows: { sequence: NativeSequence, next: number, start: number }[] = []
   readonly #out: Float32Array
 
-  constructor(model: NativeModel, vocabSize: number) {
+  constructor(model: NativeModel, vocabSize: number, passTokens = prefillChunk) {
     this.#model = model
+    this.#passTokens = passTokens
     this.#vocabSize = vocabSize
     this.#out = new Float32Array(vocabSize)
   }
@@ -234,8 +252,8 @@ export class Runner {
   }
 
   async #append(sequence: NativeSequence, ids: Int32Array): Promise<number> {
-    for (let at = 0; at < ids.length; at += prefillChunk) {
-      const chunk = ids.subarray(at, at + prefillChunk)
+    for (let at = 0; at < ids.length; at += this.#passTokens) {
+      const chunk = ids.subarray(at, at + this.#passTokens)
       await this.#model.forward([sequence], chunk, Int32Array.of(chunk.length), Uint8Array.of(at + chunk.length === ids.length ? 1 : 0), this.#out).promise
     }
     return argmax(this.#out, 0, this.#vocabSize)
@@ -261,13 +279,15 @@ export function randomIds(count: number, vocabSize: number, seed: number): Int32
   })
 }
 
-function printCard({ name, spec, parameters }: Model, dtype: Dtype, model: NativeModel, cost: Cost, roof: Roof, peak: number, context: number): void {
+function printCard({ name, spec, parameters }: Model, dtype: Dtype, model: NativeModel, { cudaDevice, name: machine }: Place, cost: Cost, roof: Roof, peak: number, context: number): void {
   const line = '='.repeat(110)
+  const limits = `read ${giga(roof.readBytesPerSecond)} GB/s | peak ${giga(peak)} GFLOP/s ${dtype}`
   const step = cost.weightBytesPerStep + cost.kvBytesPerStep(context)
   console.log([
     line,
-    `Model: ${name} | depth ${spec.nLayer}, dim ${spec.nEmbd}, heads ${spec.nHead}, kv heads ${spec.nKvHead} | ${dtype}, ${plural(model.threads, 'thread')}, ${model.isa}`,
-    `CPU: ${cpuName()} | read ${giga(roof.readBytesPerSecond)} GB/s | peak ${giga(peak)} GFLOP/s ${dtype} | ${plural(roof.threads, 'thread')} = ${roof.cores.toFixed(1)} cores`,
+    `Model: ${name} | depth ${spec.nLayer}, dim ${spec.nEmbd}, heads ${spec.nHead}, kv heads ${spec.nKvHead} | ${dtype}, ${cudaDevice === null ? `${plural(model.threads, 'thread')}, ` : ''}${model.isa}`,
+    cudaDevice === null ? `CPU: ${machine} | ${limits} | ${plural(roof.threads, 'thread')} = ${roof.cores.toFixed(1)} cores`
+      : `GPU: ${machine} | ${limits}${dtype === 'bfloat16' ? ' (mma.sync)' : ''}`,
     `Parameters: ${parameters.toLocaleString('en')} | ${mebi(model.memoryBytes)} MiB in memory, ${mebi(cost.weightBytesPerStep)} MiB of it read per step`,
     `KV cache: ${model.kvBytesPerToken.toLocaleString('en')} bytes/token stored | ${cost.kvBytesPerStep(context).toLocaleString('en')} bytes read/step at context ${context} (window pattern ${spec.windowPattern})`,
     `Decode ceiling at batch 1: ${(roof.readBytesPerSecond / step).toFixed(1)} tok/s`,
@@ -294,6 +314,7 @@ const mebi = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
 function readOptions(args: string[]): Options | null {
   const values = parse(args)
   if (values.help) return null
+  checkDevice(values)
   if (values.model !== undefined && values.depth !== undefined) throw invalidArg('--depth', 'no value beside --model', values.depth)
   return {
     depth: values.model === undefined ? depthOf(values.depth ?? '12') : null,
@@ -305,8 +326,17 @@ function readOptions(args: string[]): Options | null {
     decodeTokens: integer('--decode-tokens', values['decode-tokens'], 1),
     prefillTokens: integer('--prefill-tokens', values['prefill-tokens'], 1),
     repetitions: integer('--repetitions', values.repetitions, 1),
-    isa: values.isa
+    isa: values.isa,
+    device: values.device
   }
+}
+
+/** What the CPU alone has goes with no GPU. */
+function checkDevice({ device, threads, isa, dtype }: ReturnType<typeof parse>): void {
+  if (!/^(?:cpu|cuda(?::\d{1,3})?)$/.test(device)) throw invalidArg('--device', 'cpu, cuda or cuda:N', device)
+  if (device === 'cpu') return
+  for (const [name, value] of [['--threads', threads], ['--isa', isa]] as const) if (value !== undefined) throw invalidArg(name, `no value with --device ${device}`, value)
+  if (/int/.test(dtype)) throw invalidArg('--dtype', `bfloat16 or float32 with --device ${device}`, dtype)
 }
 
 function parse(args: string[]) {
@@ -314,7 +344,8 @@ function parse(args: string[]) {
     depth: { type: 'string' }, model: { type: 'string' }, dtype: { type: 'string', default: 'bfloat16' }, threads: { type: 'string' },
     'batch-sizes': { type: 'string', default: '1,8' }, 'prompt-tokens': { type: 'string', default: '224' },
     'decode-tokens': { type: 'string', default: '64' }, 'prefill-tokens': { type: 'string', default: '512' },
-    repetitions: { type: 'string', short: 'r', default: '5' }, isa: { type: 'string' }, help: { type: 'boolean', short: 'h', default: false }
+    repetitions: { type: 'string', short: 'r', default: '5' }, isa: { type: 'string' }, device: { type: 'string', default: 'cpu' },
+    help: { type: 'boolean', short: 'h', default: false }
   })
 }
 

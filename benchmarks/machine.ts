@@ -11,17 +11,22 @@ export interface Roof extends MachineLimits {
 /** Measures the machine with one thread and with `threads`, again and again between the repetitions of a benchmark. */
 export class Roofs {
   readonly #threads: number
-  readonly #isa: string | undefined
+  readonly #measureOnce: () => Promise<MachineLimits[]>
   /** Every measurement, in order: with one thread, and with all where they are more. */
   readonly measured: MachineLimits[][] = []
 
-  constructor(threads: number, isa: string | undefined) {
+  constructor(threads: number, isa: string | undefined, measureOnce = () => native().probe(threads === 1 ? [1] : [1, threads], isa)) {
     this.#threads = threads
-    this.#isa = isa
+    this.#measureOnce = measureOnce
+  }
+
+  /** Of a CUDA device, which has no int8 products here. */
+  static ofCuda(device: number): Roofs {
+    return new Roofs(1, undefined, async () => [{ threads: 1, int8OpsPerSecond: 0, ...await native().cudaProbe(device) }])
   }
 
   async measure(): Promise<void> {
-    this.measured.push(await native().probe(this.#threads === 1 ? [1] : [1, this.#threads], this.#isa))
+    this.measured.push(await this.#measureOnce())
   }
 
   /** The better of the measurements before and after repetition `r`: a shared machine's memory is not equally fast all the time. */

@@ -87,7 +87,7 @@ decode('takes a checkpoint directory', async () => {
 })
 
 decode('names a wrong option', async () => {
-  for (const args of [['--depth', '13'], ['--depth', '12', '--model', 'models/demo'], ['--dtype', 'int3'], ['--batch-sizes', '1,x'], ['--no-such-option'], ['-r', '0']]) {
+  for (const args of [['--depth', '13'], ['--depth', '12', '--model', 'models/demo'], ['--dtype', 'int3'], ['--batch-sizes', '1,x'], ['--no-such-option'], ['-r', '0'], ['--device', 'gpu'], ['--device', 'cuda', '--threads', '2'], ['--device', 'cuda', '--dtype', 'int8']]) {
     try {
       await run(args)
       assert.unreachable(args.join(' '))

@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import binding from '../binding.cjs'
+import { cudaMemory, type DeviceMemory } from '../device.js'
 import { Engine } from '../engine.js'
 import { NanochatError } from '../errors.js'
 import { loadModel } from '../load.js'
@@ -21,15 +22,13 @@ export interface Diagnosis {
   binary: { path: string, kind: 'build' | 'prebuild', bytes: number } | { error: string }
   kernels: KernelChoice | null
   threads: Threads
-  cuda: Cuda
+  cuda: { devices: DeviceMemory[], reason: string | null }
   /** Without the binary nothing is tried: the tier is null. */
   sandbox: { tier: Tier | 'none' | null, layers: LayerState[], problems: string[] }
   python: { path: string, version: string, passedOver: string[] } | { lookedFor: string[], problems: string[] }
   demo: { question: string, answer: string, correct: boolean, loadMs: number, ttftMs: number, tokensPerSecond: number } | { error: string }
   memory: Memory
 }
-
-export interface Cuda { devices: string[], reason: string | null }
 
 /** `unused`: no weaker cage has it, and the stronger one lacks something else. */
 export interface LayerState { layer: Layer, state: 'on' | 'missing' | 'unused', reason: string | null, remedy: string | null }
@@ -68,7 +67,7 @@ async function diagnose(): Promise<Diagnosis> {
     platform: platform(), node, binary,
     kernels: isLoaded ? kernelChoice(native().info()) : null,
     threads: threads(isLoaded ? native().info().physicalCores : null),
-    cuda: isLoaded ? await findCuda() : { devices: [], reason: 'not tried: it needs the binary' },
+    cuda: isLoaded ? await cudaMemory() : { devices: [], reason: 'unknown without the binary' },
     ...isLoaded ? await trySandbox() : withoutBinary(),
     demo, memory: memory()
   }
@@ -89,10 +88,6 @@ function findBinary(): Diagnosis['binary'] {
   } catch (error) { return { error: message(error) } }
 }
 
-async function findCuda(): Promise<Cuda> {
-  const { devices, reason } = await native().cudaDevices()
-  return { devices: devices.map(({ name, bytes }, i) => `cuda:${i} ${name}, ${short(bytes, 'B')}`), reason }
-}
 
 async function tryDemo(): Promise<Diagnosis['demo']> {
   const startedAt = performance.now()
@@ -162,7 +157,7 @@ function asText(diagnosis: Diagnosis): string {
     ['binary', 'error' in binary ? binary.error : `${binary.kind}, ${short(binary.bytes, 'B')}, ${binary.path}`],
     ['kernels', kernels ? kernelsText(kernels) : 'unknown without the binary'],
     ['threads', threadsText(diagnosis.threads)],
-    ['cuda', cuda.devices.length > 0 ? cuda.devices.join(', ') : `none: ${cuda.reason ?? 'no reason given'}`],
+    ['cuda', cuda.devices.length > 0 ? cuda.devices.map(({ name, freeBytes, totalBytes }) => `${name}, ${short(freeBytes, 'B')} free of ${short(totalBytes, 'B')}`).join('; ') : `none: ${cuda.reason ?? 'no reason given'}`],
     ...sandboxRows(diagnosis.sandbox),
     ...pythonRows(diagnosis.python),
     ['demo', demoText(diagnosis.demo)],

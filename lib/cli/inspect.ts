@@ -4,14 +4,22 @@ import binding from '../binding.cjs'
 import { findCheckpoint, readCheckpoint } from '../checkpoint/checkpoint.js'
 import { isMatrix, isPackedPath } from '../checkpoint/packed.js'
 import { itemSize, numElements } from '../checkpoint/tensor.js'
+import { cudaMemory, rowsThatFit, type DeviceMemory } from '../device.js'
 import { NanochatError } from '../errors.js'
 import { checkpointOptions } from '../load.js'
-import { native, type TensorSource, type WeightDtype } from '../native.js'
+import { native, type CudaNeeds, type ModelSpec, type TensorSource, type WeightDtype } from '../native.js'
 import { loadTokenizer } from '../tokenizer.js'
 import type { Command } from './args.js'
 import { jsonLine, short, withoutControls } from './terminal.js'
 
 type BytesByType = Partial<Record<WeightDtype, number>>
+
+/** `needs` by type, none where the kernels take no such model. `rows` of a full context fit beside it on that device. */
+export interface CudaFit {
+  needs: Partial<Record<WeightDtype, CudaNeeds>>
+  devices: (DeviceMemory & { rows: BytesByType })[]
+  reason: string | null
+}
 
 /** What `inspect` knows of a checkpoint. Sizes are bytes; a window of -1 is none. */
 export interface Inspection {
@@ -32,6 +40,8 @@ export interface Inspection {
    */
   weightBytes: BytesByType
   kvBytesPerToken: BytesByType
+  /** On a CUDA device. */
+  cuda: CudaFit
   tokenizer: { vocabSize: number } | { error: string }
   step: unknown
   warnings: string[]
@@ -68,11 +78,23 @@ async function inspectCheckpoint({ model, load }: Command): Promise<Inspection> 
       float32: sum(description.tensors.map(({ name, shape }) => (narrowTables.has(name) ? 2 : 4) * (numElements(shape) ?? 0))),
       bfloat16: 2 * parameters
     },
+    cuda: await cudaFit(spec, packed === undefined, [...narrowTables]),
     kvBytesPerToken: { ...(packed === undefined || packed === 'float32' ? { float32: 4 * cached } : {}), ...(packed === 'float32' ? {} : { bfloat16: 2 * cached }) },
     tokenizer: await inspectTokenizer(tokenizerDirs, vocabSize),
     step: meta.step ?? null,
     warnings
   }
+}
+
+async function cudaFit(spec: ModelSpec, isForCuda: boolean, narrow: string[]): Promise<CudaFit> {
+  const needs: CudaFit['needs'] = {}
+  for (const dtype of isForCuda ? ['float32', 'bfloat16'] as const : []) {
+    const ofType = native().cudaNeeds(spec, dtype, narrow)
+    if (ofType !== null) needs[dtype] = ofType
+  }
+  const { devices, reason } = await cudaMemory()
+  const rowsOn = (freeBytes: number): BytesByType => Object.fromEntries(Object.entries(needs).map(([dtype, ofType]) => [dtype, rowsThatFit(ofType, spec.sequenceLen, freeBytes)]))
+  return { needs, devices: devices.map((device) => ({ ...device, rows: rowsOn(device.freeBytes) })), reason }
 }
 
 /** Where the command's checkpoint is, and where its tokenizer may be. */
@@ -119,10 +141,23 @@ function asText(inspection: Inspection): string {
     ['in memory', `${byType(weightBytes)}${inspection.packed === null ? '' : ', packed; the embedding tables stay in the file'}`],
     ['KV per token', byType(kvBytesPerToken)],
     ['KV per context', byType(kvBytesPerToken, config.sequenceLen)],
+    ...cudaRows(inspection),
     ['tokenizer', 'error' in tokenizer ? tokenizer.error : `${tokenizer.vocabSize} tokens`],
     ...inspection.warnings.map((warning): [string, string] => ['warning', warning])
   ]
   return rows.map(([name, value]) => `${name.padEnd(16)}${value}\n`).join('')
+}
+
+function cudaRows({ cuda: { needs, devices, reason }, packed, config: { sequenceLen } }: Inspection): [string, string][] {
+  const types = Object.entries(needs).reverse()
+  const none = packed !== null ? 'a packed file is for the CPU' : 'heads of more than 128 are for the CPU'
+  const each = types.map(([dtype, { weightBytes, workingBytes, kvBytesPerToken }]) => `${short(weightBytes + workingBytes, 'B')} as ${dtype} and ${short(kvBytesPerToken * sequenceLen, 'B')} per context`)
+  return [
+    ['on CUDA', types.length === 0 ? none : each.join(', ')],
+    ...types.length === 0 ? [] : reason !== null ? [['  no device', reason] as [string, string]] : devices.map(({ device, name, freeBytes, totalBytes, rows }): [string, string] => [
+      `  ${device}`, `${name}, ${short(freeBytes, 'B')} free of ${short(totalBytes, 'B')}: ${types.map(([dtype]) => `${rows[dtype as WeightDtype] ?? 0} rows of ${sequenceLen} tokens as ${dtype}`).join(', ')}`
+    ])
+  ]
 }
 
 function storedSize({ shape, dtype }: TensorSource): number {

@@ -130,6 +130,8 @@ void Runner::loop() {
     post([self, job](Napi::Env env) {
       const auto runner = self.lock();
       job->settle(env, job->status);
+      job->work = nullptr;  // note: its cancel() may live on, and must not keep sequences alive with it
+      job->settle = nullptr;
       if (!runner) return;
       if (--runner->pending_ == 0 && runner->to_js_) napi_unref_threadsafe_function(env, runner->to_js_);
       if (!runner->closing_) runner->report_external_memory(env);

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { runCli, type Run } from './cli.js'
 import { emptyDriver, withLibraries } from './stub-libraries.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -38,10 +39,20 @@ export function runProgram(name: string, args: readonly string[] = [], { sanitiz
   return { status, output: stdout + stderr }
 }
 
+/** Environment of a process that finds a driver in `dir` and the emulated backend. */
+function emulatedDevice(dir: string): NodeJS.ProcessEnv {
+  return { LD_LIBRARY_PATH: dir, NANOCHAT_CUDA_LIBRARY: join(folder(false), 'nanochat_cuda.so'), NO_COLOR: '1' }
+}
+
+/** The command line with each of these arguments, at once, where there is the emulated device. */
+export function runCliOnDevice(commands: readonly string[][], env: NodeJS.ProcessEnv = {}): Promise<Run[]> {
+  return withLibraries({ 'libcuda.so.1': emptyDriver }, (dir) => Promise.all(commands.map((args) => runCli(args, { env: { ...emulatedDevice(dir), ...env } }))))
+}
+
 /** The suite of test/support/cuda-models.ts in a process that finds a driver and the emulated backend. */
 export function runModels(): Promise<Ended> {
   return withLibraries({ 'libcuda.so.1': emptyDriver }, (dir) => {
-    const env = { ...process.env, LD_LIBRARY_PATH: dir, NANOCHAT_CUDA_LIBRARY: join(folder(false), 'nanochat_cuda.so'), NO_COLOR: '1' }
+    const env = { ...process.env, ...emulatedDevice(dir) }
     const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(new URL('./cuda-models.ts', import.meta.url))], { encoding: 'utf8', env, maxBuffer: 1 << 26 })
     return { status, output: stdout + stderr }
   })
