@@ -96,9 +96,13 @@ template <class Shape> void launch_gemm(Stream& stream, const Matmul<bf16>& a) {
 
 }  // namespace
 
-void gemm(Stream& stream, const Matmul<bf16>& a) {
+void gemm_portable(Stream& stream, const Matmul<bf16>& a) {
   if (a.rows <= 64) launch_gemm<SmallTile>(stream, a);
   else launch_gemm<LargeTile>(stream, a);
+}
+
+void gemm(Stream& stream, const Matmul<bf16>& a) {
+  if (a.rows <= 64 || !gemm_sm90(stream, a)) gemm_portable(stream, a);
 }
 
 }  // namespace cuda

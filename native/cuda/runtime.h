@@ -46,6 +46,9 @@ class Stream {
   virtual void replay(const Graph& graph) = 0;
   virtual void synchronize() = 0;
   virtual int64_t free_bytes() = 0;
+  // Compute capability 9.0, and this build has kernels for it.
+  virtual bool is_hopper() const { return false; }
+  virtual int multiprocessors() const { return 1; }
 
   bool ok() const { return status_.ok(); }
   Status take_status();

@@ -11,6 +11,11 @@ namespace cuda {
 
 namespace {
 
+#ifdef NC_HOPPER_KERNELS
+constexpr bool kHasHopperKernels = true;
+#else
+constexpr bool kHasHopperKernels = false;
+#endif
 constexpr size_t kFreeShared = 48 << 10;  // bytes of shared memory that a kernel gets without asking
 
 std::string text_of(cudaError_t error) { return std::string(cudaGetErrorName(error)) + " (" + cudaGetErrorString(error) + ")"; }
@@ -22,7 +27,9 @@ struct CudaGraph final : Graph {
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(int device) : device_(device), waits_for_each_(std::getenv("NANOCHAT_CUDA_SYNC") != nullptr) {}
+  CudaStream(int device, const cudaDeviceProp& properties)
+      : device_(device), is_hopper_(kHasHopperKernels && properties.major == 9 && properties.minor == 0), multiprocessors_(properties.multiProcessorCount),
+        waits_for_each_(std::getenv("NANOCHAT_CUDA_SYNC") != nullptr) {}
 
   ~CudaStream() override {
     cudaSetDevice(device_);
@@ -121,6 +128,8 @@ class CudaStream final : public Stream {
     if (ok()) check(cudaMemGetInfo(&free, &total), "asking for the free memory");
     return static_cast<int64_t>(free);
   }
+  bool is_hopper() const override { return is_hopper_; }
+  int multiprocessors() const override { return multiprocessors_; }
 
  private:
   void check(cudaError_t error, const std::string& what) {
@@ -131,6 +140,8 @@ class CudaStream final : public Stream {
   }
 
   const int device_;
+  const bool is_hopper_;
+  const int multiprocessors_;
   const bool waits_for_each_;
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
   const char* last_kernel_ = "no kernel";
@@ -150,7 +161,7 @@ Status Stream::open(int device, std::unique_ptr<Stream>* stream) {
     return Status::error("ERR_DEVICE_UNAVAILABLE", std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
                          std::to_string(properties.minor) + "; 8.0 (Ampere) or newer is needed. Use device 'cpu'.");
   }
-  auto opened = std::make_unique<CudaStream>(device);
+  auto opened = std::make_unique<CudaStream>(device, properties);
   status = opened->open();
   if (status.ok()) *stream = std::move(opened);
   return status;
