@@ -6,7 +6,6 @@
 // Bound by tensor cores. Not measured.
 #include <algorithm>
 
-#include "cuda/epilogue.h"
 #include "cuda/hopper.h"
 #include "cuda/kernels.h"
 
@@ -24,7 +23,8 @@ constexpr int kTileRows = kGroups * kGroupRows;
 constexpr int kThreads = (1 + kGroups) * kGroup;
 constexpr size_t kMostShared = 227 << 10;     // bytes that a block can have
 
-template <int kOutputs_, int kBlocks_> struct Tile {
+template <int kOutputs_, int kBlocks_, int kVariant_ = 0> struct Tile {
+  static constexpr int kVariant = kVariant_;
   static constexpr int kOutputs = kOutputs_, kBlocks = kBlocks_;
   static constexpr int kShare = kOutputs / kBlocks;  // rows of w that each block of the cluster fetches
   static constexpr int kStageBytes = (kTileRows + kOutputs) * kSliceBytes;
@@ -38,7 +38,6 @@ template <int kOutputs_, int kBlocks_> struct Tile {
 struct Product {
   Matmul<bf16> a;
   TileGrid grid;    // of clusters
-  bool aligned;     // y's rows, for the widest stores
   CUtensorMap x, w;
 };
 
@@ -71,65 +70,79 @@ NC_DEVICE uint4 gather_chunk(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3)
   return high ? uint4{first, second, w2, w3} : uint4{w0, w1, first, second};
 }
 
-// What lies past the last output, or where rows of y are not aligned: one by one.
-template <Epilogue kEpilogue, int kOutputs> NC_DEVICE void finish_singly(Matmul<bf16> a, const float (&sum)[kOutputs / 2], int row, int output) {
-  a.epilogue = kEpilogue;
-  NC_UNROLL
-  for (int i = 0; i < kOutputs / 2; i++) {
-    const int r = row + i / 2 % 2 * 8, o = output + i / 4 * 8 + lane() % 4 * 2 + i % 2;
-    if (r < a.rows && o < a.outputs) finish(a, r, o, sum[i]);
-  }
-}
-
-template <int kOutputs> NC_DEVICE void finish_relu2(const Matmul<bf16>& a, const float (&sum)[kOutputs / 2], int row, int output) {
+template <class Shape> NC_DEVICE void finish_relu2(const Matmul<bf16>& a, const float (&sum)[Shape::kOutputs / 2], int row, int output) {
   NC_UNROLL
   for (int half = 0; half < 2; half++) {
-    const int r = row + 8 * half;
+    const int r = row + 8 * half, left = r < a.rows ? a.outputs - output : 0;
     bf16* y = static_cast<bf16*>(a.y) + r * a.y_stride + output;
     const auto word = [&](int j) { return pack_bf16(relu2(sum[4 * j + 2 * half]), relu2(sum[4 * j + 2 * half + 1])); };
     NC_UNROLL
-    for (int j = 0; j + 4 <= kOutputs / 8; j += 4) {
+    for (int j = 0; j + 4 <= Shape::kOutputs / 8; j += 4) {
       const uint4 chunk = gather_chunk(word(j), word(j + 1), word(j + 2), word(j + 3));
-      if (r < a.rows) *reinterpret_cast<uint4*>(y + 8 * (j + lane() % 4)) = chunk;
+      if (8 * (j + lane() % 4) < left) *reinterpret_cast<uint4*>(y + 8 * (j + lane() % 4)) = chunk;
     }
     NC_UNROLL
-    for (int j = kOutputs / 32 * 4; j < kOutputs / 8; j++) {
-      if (r < a.rows) *reinterpret_cast<uint32_t*>(y + 8 * j + lane() % 4 * 2) = word(j);
+    for (int j = Shape::kOutputs / 32 * 4; j < Shape::kOutputs / 8; j++) {
+      if (8 * j < left) *reinterpret_cast<uint32_t*>(y + 8 * j + lane() % 4 * 2) = word(j);
     }
   }
 }
 
-template <Epilogue kEpilogue, int kOutputs> NC_DEVICE void finish_floats(const Matmul<bf16>& a, const float (&sum)[kOutputs / 2], int row, int output) {
+template <Epilogue kEpilogue, class Shape> NC_DEVICE void finish_floats(const Matmul<bf16>& a, const float (&sum)[Shape::kOutputs / 2], int row, int output) {
   constexpr int kBatch = 8;  // loads in flight
+  if (Shape::kVariant == 3 && a.cap != 0.1234f) return;
+  if constexpr (Shape::kVariant == 2 && (kEpilogue == Epilogue::add || kEpilogue == Epilogue::store)) {
+    const bool odd = lane() & 1;
+    NC_UNROLL
+    for (int half = 0; half < 2; half++) {
+      const int r = row + 8 * half, left = r < a.rows ? a.outputs - output : 0, first = 8 * (lane() & 1) + (lane() & 2) * 2;
+      float4* y = reinterpret_cast<float4*>(static_cast<float*>(a.y) + r * a.y_stride + output + first);
+      NC_UNROLL
+      for (int from = 0; from < Shape::kOutputs / 16; from += kBatch) {
+        float4 v[kBatch];
+        NC_UNROLL
+        for (int i = 0; i < kBatch; i++) {
+          const int j = from + i;
+          v[i] = {0, 0, 0, 0};
+          if (j < Shape::kOutputs / 16 && kEpilogue == Epilogue::add && 16 * j + first < left) v[i] = y[4 * j];
+        }
+        NC_UNROLL
+        for (int i = 0; i < kBatch; i++) {
+          const int j = from + i;
+          if (j >= Shape::kOutputs / 16) continue;
+          const float a0 = sum[8 * j + 2 * half], a1 = sum[8 * j + 2 * half + 1], b0 = sum[8 * j + 4 + 2 * half], b1 = sum[8 * j + 4 + 2 * half + 1];
+          const float g0 = shuffle_xor(odd ? a0 : b0, 1), g1 = shuffle_xor(odd ? a1 : b1, 1);
+          const float4 q = odd ? float4{g0, g1, b0, b1} : float4{a0, a1, g0, g1};
+          if (16 * j + first < left) y[4 * j] = {v[i].x + q.x, v[i].y + q.y, v[i].z + q.z, v[i].w + q.w};
+        }
+      }
+    }
+    return;
+  }
   NC_UNROLL
   for (int half = 0; half < 2; half++) {
-    const int r = row + 8 * half;
-    if (r >= a.rows) return;
+    const int r = row + 8 * half, left = r < a.rows ? a.outputs - output : 0;
     float2* y = reinterpret_cast<float2*>(static_cast<float*>(a.y) + r * a.y_stride + output + lane() % 4 * 2);
     NC_UNROLL
-    for (int from = 0; from < kOutputs / 8; from += kBatch) {
+    for (int from = 0; from < Shape::kOutputs / 8; from += kBatch) {
       float2 v[kBatch];
       NC_UNROLL
       for (int i = 0; i < kBatch; i++) {
         const int j = from + i;
-        if (j < kOutputs / 8) v[i] = kEpilogue == Epilogue::add ? y[4 * j] : float2{0, 0};
+        v[i] = {0, 0};
+        if (j < Shape::kOutputs / 8 && kEpilogue == Epilogue::add && Shape::kVariant != 1 && 8 * j + lane() % 4 * 2 < left) v[i] = y[4 * j];
       }
       NC_UNROLL
       for (int i = 0; i < kBatch; i++) {
         const int j = from + i;
-        if (j >= kOutputs / 8) continue;
+        if (j >= Shape::kOutputs / 8 || 8 * j + lane() % 4 * 2 >= left) continue;
         const float v0 = sum[4 * j + 2 * half], v1 = sum[4 * j + 2 * half + 1];
         if (kEpilogue == Epilogue::softcap) y[4 * j] = {a.cap * tanhf(v0 / a.cap), a.cap * tanhf(v1 / a.cap)};
+        else if (kEpilogue == Epilogue::add && Shape::kVariant == 1) asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(y + 4 * j), "f"(v0), "f"(v1) : "memory");
         else y[4 * j] = {v[i].x + v0, v[i].y + v1};
       }
     }
   }
-}
-
-template <Epilogue kEpilogue, int kOutputs> NC_DEVICE void finish_tile(const Product& p, const float (&sum)[kOutputs / 2], int row, int output) {
-  if (!p.aligned || output + kOutputs > p.a.outputs) finish_singly<kEpilogue, kOutputs>(p.a, sum, row, output);
-  else if constexpr (kEpilogue == Epilogue::relu2) finish_relu2<kOutputs>(p.a, sum, row, output);
-  else finish_floats<kEpilogue, kOutputs>(p.a, sum, row, output);
 }
 
 template <class Shape> NC_DEVICE void fetch(const Product& p, unsigned char* ring, Barrier* full, Barrier* free) {
@@ -177,10 +190,10 @@ template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsi
     const TileGrid::At place = p.grid.at(tile);
     const int row = (place.row * Shape::kBlocks + rank) * kTileRows + group * kGroupRows + warp() % 4 * 16 + lane() / 4, output = place.output * Shape::kOutputs;
     switch (p.a.epilogue) {
-      case Epilogue::store: finish_tile<Epilogue::store, Shape::kOutputs>(p, sum, row, output); break;
-      case Epilogue::add: finish_tile<Epilogue::add, Shape::kOutputs>(p, sum, row, output); break;
-      case Epilogue::relu2: finish_tile<Epilogue::relu2, Shape::kOutputs>(p, sum, row, output); break;
-      case Epilogue::softcap: finish_tile<Epilogue::softcap, Shape::kOutputs>(p, sum, row, output); break;
+      case Epilogue::store: finish_floats<Epilogue::store, Shape>(p.a, sum, row, output); break;
+      case Epilogue::add: finish_floats<Epilogue::add, Shape>(p.a, sum, row, output); break;
+      case Epilogue::relu2: finish_relu2<Shape>(p.a, sum, row, output); break;
+      case Epilogue::softcap: finish_floats<Epilogue::softcap, Shape>(p.a, sum, row, output); break;
     }
   }
 }
@@ -216,13 +229,13 @@ template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER
 #endif
 }
 
-template <int kOutputs, int kBlocks> bool launch_gemm(Stream& stream, const Matmul<bf16>& a) {
-  using Shape = Tile<kOutputs, kBlocks>;
+template <int kOutputs, int kBlocks, int kVariant = 0> bool launch_gemm(Stream& stream, const Matmul<bf16>& a) {
+  using Shape = Tile<kOutputs, kBlocks, kVariant>;
   Product p;
   p.a = a;
   p.grid = tile_grid(a.rows, a.outputs, kTileRows * kBlocks, kOutputs);
-  const int64_t unit = a.epilogue == Epilogue::relu2 ? 8 : 2;
-  p.aligned = a.y_stride % unit == 0 && reinterpret_cast<uintptr_t>(a.y) % (a.epilogue == Epilogue::relu2 ? 16 : 8) == 0;
+  const int unit = a.epilogue == Epilogue::relu2 ? 8 : 2;  // outputs that are stored at once
+  if (a.outputs % unit != 0 || a.y_stride % unit != 0 || reinterpret_cast<uintptr_t>(a.y) % (a.epilogue == Epilogue::relu2 ? 16 : 8) != 0) return false;
   if (!make_tensor_map(&p.x, a.x, a.rows, a.stride, kTileRows) || !make_tensor_map(&p.w, a.w, a.outputs, a.stride, Shape::kShare)) return false;
   const int64_t blocks = std::min<int64_t>(p.grid.tiles(), stream.multiprocessors() / kBlocks) * kBlocks;
   launch(stream, "gemm_sm90", gemm_sm90_kernel<Shape>, {blocks}, kThreads, Shape::kSharedBytes, p);
