@@ -1,8 +1,8 @@
 // y = epilogue(x w^T), bf16 on Hopper's tensor cores            MODEL.md 1: every linear layer of a prompt
 // x (rows, k), w (outputs, k) -> y (rows, outputs)
-// A block stays on its multiprocessor and takes tile after tile of 128 rows. One thread has slices of 64 k copied into a
-// ring of shared memory; two groups of four warps multiply 64 rows each and finish their own outputs. Two blocks of a
-// cluster take neighbouring rows: each fetches half of w's slice for both.
+// A block stays on its multiprocessor and takes tile after tile of 64 rows. One thread has slices of 64 k copied into a ring
+// of shared memory; two groups of four warps take turns: one multiplies a tile while the other stores what it made of the
+// tile before. The blocks of a cluster take neighbouring rows: each fetches its share of w's slice for all.
 // Bound by tensor cores. Not measured.
 #include <algorithm>
 
@@ -17,9 +17,8 @@ namespace {
 constexpr int kSlice = kRowUnit;              // k per stage
 constexpr int kSliceBytes = kSlice * 2;       // of a row
 constexpr int kGroup = 4 * kWarp;             // threads that multiply together
-constexpr int kGroupRows = 64;
 constexpr int kGroups = 2;
-constexpr int kTileRows = kGroups * kGroupRows;
+constexpr int kTileRows = 64;
 constexpr int kThreads = (1 + kGroups) * kGroup;
 constexpr size_t kMostShared = 227 << 10;     // bytes that a block can have
 
@@ -52,6 +51,10 @@ template <int kStages> struct Place {
       stage = 0;
       parity ^= 1;
     }
+  }
+  NC_DEVICE void skip(int stages) {
+    parity ^= (stage + stages) / kStages & 1;
+    stage = (stage + stages) % kStages;
   }
 };
 
@@ -88,59 +91,35 @@ template <class Shape> NC_DEVICE void finish_relu2(const Matmul<bf16>& a, const 
   }
 }
 
+// note: y is added to where it lies. Loads of y would wait for one another behind the stores.
+NC_DEVICE void add_to(float4* y, const float4& v) {
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(y), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
 template <Epilogue kEpilogue, class Shape> NC_DEVICE void finish_floats(const Matmul<bf16>& a, const float (&sum)[Shape::kOutputs / 2], int row, int output) {
-  constexpr int kBatch = 8;  // loads in flight
-  if (Shape::kVariant == 3 && a.cap != 0.1234f) return;
-  if constexpr (Shape::kVariant == 2 && (kEpilogue == Epilogue::add || kEpilogue == Epilogue::store)) {
-    const bool odd = lane() & 1;
-    NC_UNROLL
-    for (int half = 0; half < 2; half++) {
-      const int r = row + 8 * half, left = r < a.rows ? a.outputs - output : 0, first = 8 * (lane() & 1) + (lane() & 2) * 2;
-      float4* y = reinterpret_cast<float4*>(static_cast<float*>(a.y) + r * a.y_stride + output + first);
-      NC_UNROLL
-      for (int from = 0; from < Shape::kOutputs / 16; from += kBatch) {
-        float4 v[kBatch];
-        NC_UNROLL
-        for (int i = 0; i < kBatch; i++) {
-          const int j = from + i;
-          v[i] = {0, 0, 0, 0};
-          if (j < Shape::kOutputs / 16 && kEpilogue == Epilogue::add && 16 * j + first < left) v[i] = y[4 * j];
-        }
-        NC_UNROLL
-        for (int i = 0; i < kBatch; i++) {
-          const int j = from + i;
-          if (j >= Shape::kOutputs / 16) continue;
-          const float a0 = sum[8 * j + 2 * half], a1 = sum[8 * j + 2 * half + 1], b0 = sum[8 * j + 4 + 2 * half], b1 = sum[8 * j + 4 + 2 * half + 1];
-          const float g0 = shuffle_xor(odd ? a0 : b0, 1), g1 = shuffle_xor(odd ? a1 : b1, 1);
-          const float4 q = odd ? float4{g0, g1, b0, b1} : float4{a0, a1, g0, g1};
-          if (16 * j + first < left) y[4 * j] = {v[i].x + q.x, v[i].y + q.y, v[i].z + q.z, v[i].w + q.w};
-        }
-      }
-    }
-    return;
-  }
+  const bool odd = lane() & 1;
+  const int mine = 8 * (lane() & 1) + 2 * (lane() & 2);  // four outputs of sixteen: the even lane's of eight, or the odd one's of the next
   NC_UNROLL
   for (int half = 0; half < 2; half++) {
-    const int r = row + 8 * half, left = r < a.rows ? a.outputs - output : 0;
-    float2* y = reinterpret_cast<float2*>(static_cast<float*>(a.y) + r * a.y_stride + output + lane() % 4 * 2);
+    const int r = row + 8 * half, left = r < a.rows ? a.outputs - output - mine : 0;
+    float4* y = reinterpret_cast<float4*>(static_cast<float*>(a.y) + r * a.y_stride + output + mine);
     NC_UNROLL
-    for (int from = 0; from < Shape::kOutputs / 8; from += kBatch) {
-      float2 v[kBatch];
+    for (int j = 0; j < Shape::kOutputs / 16; j++) {
+      float here[2], there[2];
       NC_UNROLL
-      for (int i = 0; i < kBatch; i++) {
-        const int j = from + i;
-        v[i] = {0, 0};
-        if (j < Shape::kOutputs / 8 && kEpilogue == Epilogue::add && Shape::kVariant != 1 && 8 * j + lane() % 4 * 2 < left) v[i] = y[4 * j];
+      for (int e = 0; e < 2; e++) {
+        const float first = sum[8 * j + 2 * half + e], second = sum[8 * j + 4 + 2 * half + e];
+        here[e] = odd ? second : first;
+        there[e] = shuffle_xor(odd ? first : second, 1);
       }
-      NC_UNROLL
-      for (int i = 0; i < kBatch; i++) {
-        const int j = from + i;
-        if (j >= Shape::kOutputs / 8 || 8 * j + lane() % 4 * 2 >= left) continue;
-        const float v0 = sum[4 * j + 2 * half], v1 = sum[4 * j + 2 * half + 1];
-        if (kEpilogue == Epilogue::softcap) y[4 * j] = {a.cap * tanhf(v0 / a.cap), a.cap * tanhf(v1 / a.cap)};
-        else if (kEpilogue == Epilogue::add && Shape::kVariant == 1) asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(y + 4 * j), "f"(v0), "f"(v1) : "memory");
-        else y[4 * j] = {v[i].x + v0, v[i].y + v1};
-      }
+      float4 v = odd ? float4{there[0], there[1], here[0], here[1]} : float4{here[0], here[1], there[0], there[1]};
+      if (kEpilogue == Epilogue::softcap) v = {a.cap * tanhf(v.x / a.cap), a.cap * tanhf(v.y / a.cap), a.cap * tanhf(v.z / a.cap), a.cap * tanhf(v.w / a.cap)};
+      if (16 * j >= left) continue;
+      if (kEpilogue == Epilogue::add && Shape::kVariant == 1) {
+        asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(y + 4 * j), "f"(v.x), "f"(v.y) : "memory");
+        asm volatile("red.global.add.v2.f32 [%0 + 8], {%1, %2};" ::"l"(y + 4 * j), "f"(v.z), "f"(v.w) : "memory");
+      } else if (kEpilogue == Epilogue::add) add_to(y + 4 * j, v);
+      else y[4 * j] = v;
     }
   }
 }
@@ -164,14 +143,18 @@ template <class Shape> NC_DEVICE void fetch(const Product& p, unsigned char* rin
   }
 }
 
-template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsigned char* ring, Barrier* full, Barrier* free) {
-  const int rank = cluster_rank(), group = thread() / kGroup - 1, slices = static_cast<int>(p.a.stride / kSlice);
-  const uint64_t x = describe_operand(ring + group * kGroupRows * kSliceBytes), w = describe_operand(ring + kTileRows * kSliceBytes);
+template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsigned char* ring, Barrier* full, Barrier* free, Barrier* turns) {
+  const int rank = cluster_rank(), group = thread() / kGroup - 1, slices = static_cast<int>(p.a.stride / kSlice), clusters = blocks() / Shape::kBlocks;
+  const uint64_t x = describe_operand(ring), w = describe_operand(ring + kTileRows * kSliceBytes);
   // One lane of this group tells each block of the cluster that a stage is free.
   const bool tells = lane() == 0 && warp() % 4 < Shape::kBlocks;
   Place<Shape::kStages> at;
-  for (int tile = block_x() / Shape::kBlocks; tile < p.grid.tiles(); tile += blocks() / Shape::kBlocks) {
+  uint32_t turn = group ^ 1;
+  if (group == 1) at.skip(slices);
+  for (int tile = block_x() / Shape::kBlocks + group * clusters; tile < p.grid.tiles(); tile += kGroups * clusters) {
     float sum[Shape::kOutputs / 2];
+    wait_barrier(&turns[group], turn);
+    turn ^= 1;
     int previous = 0;
     for (int slice = 0; slice < slices; slice++) {
       wait_barrier(&full[at.stage], at.parity);
@@ -185,10 +168,12 @@ template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsi
       previous = at.stage;
       at.advance();
     }
+    if (thread() % kGroup == 0) arrive(&turns[group ^ 1]);
+    at.skip(slices);
     wait_products<0>();
     if (tells) arrive_at(&free[previous], warp() % 4);
     const TileGrid::At place = p.grid.at(tile);
-    const int row = (place.row * Shape::kBlocks + rank) * kTileRows + group * kGroupRows + warp() % 4 * 16 + lane() / 4, output = place.output * Shape::kOutputs;
+    const int row = (place.row * Shape::kBlocks + rank) * kTileRows + warp() % 4 * 16 + lane() / 4, output = place.output * Shape::kOutputs;
     switch (p.a.epilogue) {
       case Epilogue::store: finish_floats<Epilogue::store, Shape>(p.a, sum, row, output); break;
       case Epilogue::add: finish_floats<Epilogue::add, Shape>(p.a, sum, row, output); break;
@@ -206,13 +191,15 @@ template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER
   ring += (1024 - shared_address(ring) % 1024) % 1024;
   auto* full = reinterpret_cast<Barrier*>(ring + Shape::kStages * Shape::kStageBytes);
   Barrier* free = full + Shape::kStages;
+  Barrier* turns = free + Shape::kStages;  // of a group: the other one has started all products of its tile
   if (thread() == 0) {
     prefetch_map(&p.x);
     prefetch_map(&p.w);
     for (int s = 0; s < Shape::kStages; s++) {
       init_barrier(&full[s], 1);
-      init_barrier(&free[s], kGroups * Shape::kBlocks);
+      init_barrier(&free[s], Shape::kBlocks);
     }
+    for (int g = 0; g < kGroups; g++) init_barrier(&turns[g], 1);
     publish_barriers();
   }
   sync_cluster();
@@ -223,7 +210,7 @@ template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER
     if (thread() == 0) fetch<Shape>(p, ring, full, free);
   } else {
     take_registers<232>();
-    multiply_and_finish<Shape>(p, ring, full, free);
+    multiply_and_finish<Shape>(p, ring, full, free, turns);
   }
   sync_cluster();  // the other block may still write to this one's memory and barriers
 #endif
@@ -234,8 +221,8 @@ template <int kOutputs, int kBlocks, int kVariant = 0> bool launch_gemm(Stream& 
   Product p;
   p.a = a;
   p.grid = tile_grid(a.rows, a.outputs, kTileRows * kBlocks, kOutputs);
-  const int unit = a.epilogue == Epilogue::relu2 ? 8 : 2;  // outputs that are stored at once
-  if (a.outputs % unit != 0 || a.y_stride % unit != 0 || reinterpret_cast<uintptr_t>(a.y) % (a.epilogue == Epilogue::relu2 ? 16 : 8) != 0) return false;
+  const int unit = a.epilogue == Epilogue::relu2 ? 8 : 4;  // outputs that are stored at once, 16 bytes
+  if (a.outputs % unit != 0 || a.y_stride % unit != 0 || reinterpret_cast<uintptr_t>(a.y) % 16 != 0) return false;
   if (!make_tensor_map(&p.x, a.x, a.rows, a.stride, kTileRows) || !make_tensor_map(&p.w, a.w, a.outputs, a.stride, Shape::kShare)) return false;
   const int64_t blocks = std::min<int64_t>(p.grid.tiles(), stream.multiprocessors() / kBlocks) * kBlocks;
   launch(stream, "gemm_sm90", gemm_sm90_kernel<Shape>, {blocks}, kThreads, Shape::kSharedBytes, p);

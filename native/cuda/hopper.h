@@ -31,6 +31,7 @@ NC_DEVICE void init_barrier(Barrier* b, int arrivals) { asm volatile("mbarrier.i
 NC_DEVICE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 // Arrives, and makes the phase wait for that many bytes more.
 NC_DEVICE void expect_bytes(Barrier* b, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory"); }
+NC_DEVICE void arrive(Barrier* b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory"); }
 // Arrives at the barrier of the cluster's block `rank`. note: orders no ordinary accesses of other blocks; at cluster scope it
 // would wait for all of this thread's memory traffic, and a product ran at half its speed.
 NC_DEVICE void arrive_at(const Barrier* b, int rank) {

@@ -42,20 +42,20 @@ NC_BOTH constexpr int split_count(int visible) { return static_cast<int>(divide_
 // Tiles of a product in the order in which a Hopper takes them: down the rows, then the next outputs, so that what is at work
 // at once shares rows of x and of w in the L2 cache. note: many rows go in bands, else x does not stay there.
 struct TileGrid {
-  static constexpr int kBand = 8;  // tiles down
   struct At {
     int row, output;
   };
-  int down, across;
+  int down, across, height;  // height: of a band
   NC_BOTH constexpr int tiles() const { return down * across; }
   NC_BOTH constexpr At at(int tile) const {
-    const int band = tile / (kBand * across), first = band * kBand, rest = tile - first * across;
-    const int height = down - first < kBand ? down - first : kBand;
-    return {first + rest % height, rest / height};
+    const int first = tile / (height * across) * height, rest = tile - first * across;
+    const int rows = down - first < height ? down - first : height;
+    return {first + rest % rows, rest / rows};
   }
 };
+constexpr int kBandRows = 2048;
 NC_BOTH constexpr TileGrid tile_grid(int rows, int outputs, int tile_rows, int tile_outputs) {
-  return {static_cast<int>(divide_up(rows, tile_rows)), static_cast<int>(divide_up(outputs, tile_outputs))};
+  return {static_cast<int>(divide_up(rows, tile_rows)), static_cast<int>(divide_up(outputs, tile_outputs)), kBandRows / tile_rows};
 }
 
 // A float as an unsigned integer of the same order; -0 and 0 are equal.
