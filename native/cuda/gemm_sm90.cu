@@ -1,8 +1,8 @@
 // y = epilogue(x w^T), bf16 on Hopper's tensor cores            MODEL.md 1: every linear layer of a prompt
 // x (rows, k), w (outputs, k) -> y (rows, outputs)
-// A block stays on its multiprocessor and takes tile after tile of 64 rows. One thread has slices of 64 k copied into a ring
-// of shared memory; two groups of four warps take turns: one multiplies a tile while the other stores what it made of the
-// tile before. The blocks of a cluster take neighbouring rows: each fetches its share of w's slice for all.
+// A block stays on its multiprocessor and takes tile after tile of 128 rows. One thread has slices of 64 k copied into a
+// ring of shared memory; two groups of four warps multiply 64 rows each and store their outputs. Two blocks of a cluster
+// take neighbouring rows: each fetches half of w's slice for both.
 // Bound by tensor cores. Not measured.
 #include <algorithm>
 
@@ -17,8 +17,9 @@ namespace {
 constexpr int kSlice = kRowUnit;              // k per stage
 constexpr int kSliceBytes = kSlice * 2;       // of a row
 constexpr int kGroup = 4 * kWarp;             // threads that multiply together
+constexpr int kGroupRows = 64;
 constexpr int kGroups = 2;
-constexpr int kTileRows = 64;
+constexpr int kTileRows = kGroups * kGroupRows;
 constexpr int kThreads = (1 + kGroups) * kGroup;
 constexpr size_t kMostShared = 227 << 10;     // bytes that a block can have
 
@@ -52,10 +53,6 @@ template <int kStages> struct Place {
       parity ^= 1;
     }
   }
-  NC_DEVICE void skip(int stages) {
-    parity ^= (stage + stages) / kStages & 1;
-    stage = (stage + stages) % kStages;
-  }
 };
 
 NC_DEVICE float relu2(float v) {
@@ -80,12 +77,12 @@ template <class Shape> NC_DEVICE void finish_relu2(const Matmul<bf16>& a, const 
     bf16* y = static_cast<bf16*>(a.y) + r * a.y_stride + output;
     const auto word = [&](int j) { return pack_bf16(relu2(sum[4 * j + 2 * half]), relu2(sum[4 * j + 2 * half + 1])); };
     NC_UNROLL
-    for (int j = 0; j + 4 <= Shape::kOutputs / 8; j += 4) {
+    for (int j = 0; j + 4 <= (Shape::kVariant == 2 ? 0 : Shape::kOutputs / 8); j += 4) {
       const uint4 chunk = gather_chunk(word(j), word(j + 1), word(j + 2), word(j + 3));
       if (8 * (j + lane() % 4) < left) *reinterpret_cast<uint4*>(y + 8 * (j + lane() % 4)) = chunk;
     }
     NC_UNROLL
-    for (int j = Shape::kOutputs / 32 * 4; j < Shape::kOutputs / 8; j++) {
+    for (int j = Shape::kVariant == 2 ? 0 : Shape::kOutputs / 32 * 4; j < Shape::kOutputs / 8; j++) {
       if (8 * j < left) *reinterpret_cast<uint32_t*>(y + 8 * j + lane() % 4 * 2) = word(j);
     }
   }
@@ -125,36 +122,42 @@ template <Epilogue kEpilogue, class Shape> NC_DEVICE void finish_floats(const Ma
 }
 
 template <class Shape> NC_DEVICE void fetch(const Product& p, unsigned char* ring, Barrier* full, Barrier* free) {
-  const int rank = cluster_rank();
+  const int rank = cluster_rank(), slices = static_cast<int>(p.a.stride / kSlice);
+  const auto fetch_w = [&](int stage, int slice, int output) {
+    unsigned char* w = ring + stage * Shape::kStageBytes + (kTileRows + rank * Shape::kShare) * kSliceBytes;
+    expect_bytes(&full[stage], Shape::kStageBytes);
+    if constexpr (Shape::kBlocks == 1) load_box(w, &p.w, slice * kSlice, output, &full[stage]);
+    else load_box_for((1 << Shape::kBlocks) - 1, w, &p.w, slice * kSlice, output + rank * Shape::kShare, &full[stage]);
+  };
+  // Weights were there before the kernel that makes x.
+  int ahead = slices < Shape::kStages ? slices : Shape::kStages;
+  for (int s = 0; s < ahead; s++) fetch_w(s, s, p.grid.at(block_x() / Shape::kBlocks).output * Shape::kOutputs);
+  wait_for_previous_kernel();
   Place<Shape::kStages> at;
   for (int tile = block_x() / Shape::kBlocks; tile < p.grid.tiles(); tile += blocks() / Shape::kBlocks) {
     const TileGrid::At place = p.grid.at(tile);
-    const int row = (place.row * Shape::kBlocks + rank) * kTileRows, output = place.output * Shape::kOutputs;
-    for (int k = 0; k < p.a.stride; k += kSlice) {
-      wait_barrier(&free[at.stage], at.parity ^ 1);
-      expect_bytes(&full[at.stage], Shape::kStageBytes);
-      unsigned char* x = ring + at.stage * Shape::kStageBytes;
-      unsigned char* w = x + (kTileRows + rank * Shape::kShare) * kSliceBytes;
-      load_box(x, &p.x, k, row, &full[at.stage]);
-      if constexpr (Shape::kBlocks == 1) load_box(w, &p.w, k, output, &full[at.stage]);
-      else load_box_for((1 << Shape::kBlocks) - 1, w, &p.w, k, output + rank * Shape::kShare, &full[at.stage]);
+    const int row = (place.row * Shape::kBlocks + rank) * kTileRows;
+    for (int slice = 0; slice < slices; slice++) {
+      if (ahead > 0) {
+        ahead--;
+      } else {
+        wait_barrier(&free[at.stage], at.parity ^ 1);
+        fetch_w(at.stage, slice, place.output * Shape::kOutputs);
+      }
+      load_box(ring + at.stage * Shape::kStageBytes, &p.x, slice * kSlice, row, &full[at.stage]);
       at.advance();
     }
   }
 }
 
-template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsigned char* ring, Barrier* full, Barrier* free, Barrier* turns) {
-  const int rank = cluster_rank(), group = thread() / kGroup - 1, slices = static_cast<int>(p.a.stride / kSlice), clusters = blocks() / Shape::kBlocks;
-  const uint64_t x = describe_operand(ring), w = describe_operand(ring + kTileRows * kSliceBytes);
+template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsigned char* ring, Barrier* full, Barrier* free) {
+  const int rank = cluster_rank(), group = thread() / kGroup - 1, slices = static_cast<int>(p.a.stride / kSlice);
+  const uint64_t x = describe_operand(ring + group * kGroupRows * kSliceBytes), w = describe_operand(ring + kTileRows * kSliceBytes);
   // One lane of this group tells each block of the cluster that a stage is free.
   const bool tells = lane() == 0 && warp() % 4 < Shape::kBlocks;
   Place<Shape::kStages> at;
-  uint32_t turn = group ^ 1;
-  if (group == 1) at.skip(slices);
-  for (int tile = block_x() / Shape::kBlocks + group * clusters; tile < p.grid.tiles(); tile += kGroups * clusters) {
+  for (int tile = block_x() / Shape::kBlocks; tile < p.grid.tiles(); tile += blocks() / Shape::kBlocks) {
     float sum[Shape::kOutputs / 2];
-    wait_barrier(&turns[group], turn);
-    turn ^= 1;
     int previous = 0;
     for (int slice = 0; slice < slices; slice++) {
       wait_barrier(&full[at.stage], at.parity);
@@ -168,12 +171,10 @@ template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsi
       previous = at.stage;
       at.advance();
     }
-    if (thread() % kGroup == 0) arrive(&turns[group ^ 1]);
-    at.skip(slices);
     wait_products<0>();
     if (tells) arrive_at(&free[previous], warp() % 4);
     const TileGrid::At place = p.grid.at(tile);
-    const int row = (place.row * Shape::kBlocks + rank) * kTileRows + warp() % 4 * 16 + lane() / 4, output = place.output * Shape::kOutputs;
+    const int row = (place.row * Shape::kBlocks + rank) * kTileRows + group * kGroupRows + warp() % 4 * 16 + lane() / 4, output = place.output * Shape::kOutputs;
     switch (p.a.epilogue) {
       case Epilogue::store: finish_floats<Epilogue::store, Shape>(p.a, sum, row, output); break;
       case Epilogue::add: finish_floats<Epilogue::add, Shape>(p.a, sum, row, output); break;
@@ -191,26 +192,23 @@ template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER
   ring += (1024 - shared_address(ring) % 1024) % 1024;
   auto* full = reinterpret_cast<Barrier*>(ring + Shape::kStages * Shape::kStageBytes);
   Barrier* free = full + Shape::kStages;
-  Barrier* turns = free + Shape::kStages;  // of a group: the other one has started all products of its tile
   if (thread() == 0) {
     prefetch_map(&p.x);
     prefetch_map(&p.w);
     for (int s = 0; s < Shape::kStages; s++) {
       init_barrier(&full[s], 1);
-      init_barrier(&free[s], Shape::kBlocks);
+      init_barrier(&free[s], kGroups * Shape::kBlocks);
     }
-    for (int g = 0; g < kGroups; g++) init_barrier(&turns[g], 1);
     publish_barriers();
   }
   sync_cluster();
-  wait_for_previous_kernel();
   let_next_kernel_start();
   if (thread() < kGroup) {
     give_registers<40>();
     if (thread() == 0) fetch<Shape>(p, ring, full, free);
   } else {
     take_registers<232>();
-    multiply_and_finish<Shape>(p, ring, full, free, turns);
+    multiply_and_finish<Shape>(p, ring, full, free);
   }
   sync_cluster();  // the other block may still write to this one's memory and barriers
 #endif
