@@ -19,7 +19,8 @@ constexpr int kSliceBytes = kSlice * 2;       // of a row
 constexpr int kGroup = 4 * kWarp;             // threads that multiply together
 constexpr int kGroupRows = 64;
 constexpr int kGroups = 2;
-constexpr int kTileRows = kGroups * kGroupRows;
+constexpr int kTileRows = kHopperRows;
+static_assert(kTileRows == kGroups * kGroupRows, "every row has a group");
 constexpr int kThreads = (1 + kGroups) * kGroup;
 constexpr size_t kMostShared = 227 << 10;     // bytes that a block can have
 
@@ -186,7 +187,7 @@ template <class Shape> NC_DEVICE void multiply_and_finish(const Product& p, unsi
 
 #endif
 
-template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER(Shape::kBlocks) gemm_sm90_kernel(const __grid_constant__ Product p) {
+template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER(Shape::kBlocks) gemm_hopper_kernel(const __grid_constant__ Product p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   auto* ring = static_cast<unsigned char*>(shared_memory());
   ring += (1024 - shared_address(ring) % 1024) % 1024;
@@ -223,15 +224,19 @@ template <int kOutputs, int kBlocks, int kVariant = 0> bool launch_gemm(Stream& 
   if (a.outputs % unit != 0 || a.y_stride % unit != 0 || reinterpret_cast<uintptr_t>(a.y) % 16 != 0) return false;
   if (!make_tensor_map(&p.x, a.x, a.rows, a.stride, kTileRows) || !make_tensor_map(&p.w, a.w, a.outputs, a.stride, Shape::kShare)) return false;
   const int64_t blocks = std::min<int64_t>(p.grid.tiles(), stream.multiprocessors() / kBlocks) * kBlocks;
-  launch(stream, "gemm_sm90", gemm_sm90_kernel<Shape>, {blocks}, kThreads, Shape::kSharedBytes, p);
+  launch(stream, "gemm_sm90", gemm_hopper_kernel<Shape>, {blocks}, kThreads, Shape::kSharedBytes, p);
   return true;
+}
+
+template <int kTile = 0> bool launch_tile(int tile, Stream& stream, const Matmul<bf16>& a) {
+  if constexpr (kTile == kHopperTileCount) return false;
+  else return tile == kTile ? launch_gemm<kHopperTiles[kTile].outputs, kHopperTiles[kTile].blocks>(stream, a) : launch_tile<kTile + 1>(tile, stream, a);
 }
 
 }  // namespace
 
 bool gemm_sm90(Stream& stream, const Matmul<bf16>& a) {
-  if (!stream.is_hopper()) return false;
-  return launch_gemm<128, 1>(stream, a);
+  return stream.is_hopper() && launch_tile(hopper_tile(a.rows, a.outputs, a.stride, stream.multiprocessors()), stream, a);
 }
 
 }  // namespace cuda
