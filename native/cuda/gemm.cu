@@ -102,7 +102,8 @@ void gemm_portable(Stream& stream, const Matmul<bf16>& a) {
 }
 
 void gemm(Stream& stream, const Matmul<bf16>& a) {
-  if (a.rows <= 64 || !gemm_sm90(stream, a)) gemm_portable(stream, a);
+  const bool on_hopper = stream.is_hopper() && a.rows > 64 && gemm_sm90(stream, a, hopper_tile(a.rows, a.outputs, a.stride, stream.multiprocessors()));
+  if (!on_hopper) gemm_portable(stream, a);
 }
 
 }  // namespace cuda

@@ -235,9 +235,7 @@ template <int kTile = 0> bool launch_tile(int tile, Stream& stream, const Matmul
 
 }  // namespace
 
-bool gemm_sm90(Stream& stream, const Matmul<bf16>& a) {
-  return stream.is_hopper() && launch_tile(hopper_tile(a.rows, a.outputs, a.stride, stream.multiprocessors()), stream, a);
-}
+bool gemm_sm90(Stream& stream, const Matmul<bf16>& a, int tile) { return launch_tile(tile, stream, a); }
 
 }  // namespace cuda
 }  // namespace nanochat

@@ -89,7 +89,7 @@ template <class T> struct Matmul {
 template <class T> void gemv(Stream& stream, const Matmul<T>& a);       // 1..kGemvRows rows
 void gemm(Stream& stream, const Matmul<bf16>& a);                       // tensor cores: one of the next two
 void gemm_portable(Stream& stream, const Matmul<bf16>& a);
-bool gemm_sm90(Stream& stream, const Matmul<bf16>& a);                  // false: not for this device or these arguments, nothing done
+bool gemm_sm90(Stream& stream, const Matmul<bf16>& a, int tile);        // of kHopperTiles; false: y is not aligned, nothing was done
 void gemm_float(Stream& stream, const Matmul<float>& a);
 constexpr int kGemvRows = 4;
 // The one of these that suits the number of rows.
