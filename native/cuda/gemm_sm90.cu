@@ -78,12 +78,12 @@ template <class Shape> NC_DEVICE void finish_relu2(const Matmul<bf16>& a, const 
     bf16* y = static_cast<bf16*>(a.y) + r * a.y_stride + output;
     const auto word = [&](int j) { return pack_bf16(relu2(sum[4 * j + 2 * half]), relu2(sum[4 * j + 2 * half + 1])); };
     NC_UNROLL
-    for (int j = 0; j + 4 <= (Shape::kVariant == 2 ? 0 : Shape::kOutputs / 8); j += 4) {
+    for (int j = 0; j + 4 <= Shape::kOutputs / 8; j += 4) {
       const uint4 chunk = gather_chunk(word(j), word(j + 1), word(j + 2), word(j + 3));
       if (8 * (j + lane() % 4) < left) *reinterpret_cast<uint4*>(y + 8 * (j + lane() % 4)) = chunk;
     }
     NC_UNROLL
-    for (int j = Shape::kVariant == 2 ? 0 : Shape::kOutputs / 32 * 4; j < Shape::kOutputs / 8; j++) {
+    for (int j = Shape::kOutputs / 32 * 4; j < Shape::kOutputs / 8; j++) {
       if (8 * j < left) *reinterpret_cast<uint32_t*>(y + 8 * j + lane() % 4 * 2) = word(j);
     }
   }
@@ -95,6 +95,18 @@ NC_DEVICE void add_to(float4* y, const float4& v) {
 }
 
 template <Epilogue kEpilogue, class Shape> NC_DEVICE void finish_floats(const Matmul<bf16>& a, const float (&sum)[Shape::kOutputs / 2], int row, int output) {
+  if constexpr (kEpilogue == Epilogue::add && Shape::kVariant == 1) {
+    NC_UNROLL
+    for (int half = 0; half < 2; half++) {
+      const int r = row + 8 * half, mine = lane() % 4 * 2, left = r < a.rows ? a.outputs - output - mine : 0;
+      float* y = static_cast<float*>(a.y) + r * a.y_stride + output + mine;
+      NC_UNROLL
+      for (int j = 0; j < Shape::kOutputs / 8; j++) {
+        if (8 * j < left) asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(y + 8 * j), "f"(sum[4 * j + 2 * half]), "f"(sum[4 * j + 2 * half + 1]) : "memory");
+      }
+    }
+    return;
+  }
   const bool odd = lane() & 1;
   const int mine = 8 * (lane() & 1) + 2 * (lane() & 2);  // four outputs of sixteen: the even lane's of eight, or the odd one's of the next
   NC_UNROLL
@@ -113,10 +125,7 @@ template <Epilogue kEpilogue, class Shape> NC_DEVICE void finish_floats(const Ma
       float4 v = odd ? float4{there[0], there[1], here[0], here[1]} : float4{here[0], here[1], there[0], there[1]};
       if (kEpilogue == Epilogue::softcap) v = {a.cap * tanhf(v.x / a.cap), a.cap * tanhf(v.y / a.cap), a.cap * tanhf(v.z / a.cap), a.cap * tanhf(v.w / a.cap)};
       if (16 * j >= left) continue;
-      if (kEpilogue == Epilogue::add && Shape::kVariant == 1) {
-        asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(y + 4 * j), "f"(v.x), "f"(v.y) : "memory");
-        asm volatile("red.global.add.v2.f32 [%0 + 8], {%1, %2};" ::"l"(y + 4 * j), "f"(v.z), "f"(v.w) : "memory");
-      } else if (kEpilogue == Epilogue::add) add_to(y + 4 * j, v);
+      if (kEpilogue == Epilogue::add) add_to(y + 4 * j, v);
       else y[4 * j] = v;
     }
   }

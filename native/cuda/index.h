@@ -68,13 +68,13 @@ constexpr int kHopperTileCount = sizeof(kHopperTiles) / sizeof(kHopperTiles[0]);
 
 // Cycles that a product takes in tiles of one shape, by a fit to measurements on an H100 that picks within 1 % of the best on
 // average. A slice of 64 k costs what shared memory takes to fill and to read it, a tile what its stores take.
-NC_BOTH constexpr int64_t hopper_cycles(const HopperTile& tile, int64_t rows, int64_t outputs, int64_t k, int multiprocessors) {
+constexpr int64_t hopper_cycles(const HopperTile& tile, int64_t rows, int64_t outputs, int64_t k, int multiprocessors) {
   const int64_t clusters = divide_up(rows, kHopperRows * tile.blocks) * divide_up(outputs, tile.outputs);
   const int64_t at_once = multiprocessors < tile.blocks ? 1 : multiprocessors / tile.blocks;
   return divide_up(clusters, at_once) * (divide_up(k, 64) * (128 + (tile.blocks == 1 ? 32 : 0) + 3 * tile.outputs) + 20 * tile.outputs);
 }
 // The shape that suits a product, as an index into kHopperTiles.
-NC_BOTH constexpr int hopper_tile(int64_t rows, int64_t outputs, int64_t k, int multiprocessors) {
+constexpr int hopper_tile(int64_t rows, int64_t outputs, int64_t k, int multiprocessors) {
   int best = 0;
   for (int i = 1; i < kHopperTileCount; i++) {
     if (hopper_cycles(kHopperTiles[i], rows, outputs, k, multiprocessors) < hopper_cycles(kHopperTiles[best], rows, outputs, k, multiprocessors)) best = i;
