@@ -96,9 +96,14 @@ template <class Shape> void launch_gemm(Stream& stream, const Matmul<bf16>& a) {
 
 }  // namespace
 
-void gemm(Stream& stream, const Matmul<bf16>& a) {
+void gemm_portable(Stream& stream, const Matmul<bf16>& a) {
   if (a.rows <= 64) launch_gemm<SmallTile>(stream, a);
   else launch_gemm<LargeTile>(stream, a);
+}
+
+void gemm(Stream& stream, const Matmul<bf16>& a) {
+  const bool on_hopper = stream.is_hopper() && a.rows > kHopperLeastRows && gemm_sm90(stream, a, hopper_tile(a.rows, a.outputs, a.stride, stream.processors()));
+  if (!on_hopper) gemm_portable(stream, a);
 }
 
 }  // namespace cuda

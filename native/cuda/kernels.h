@@ -93,7 +93,9 @@ constexpr int64_t kPartialOutputs = kSkinnyRows * kSkinnyOutputs;
 template <class T> void gemv(Stream& stream, const Matmul<T>& a);                             // as gemv_fits
 template <class T> void gemv_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm);  // x = n of norm; n is written too
 void skinny(Stream& stream, const Matmul<bf16>& a);                     // up to kSkinnyRows rows, tensor cores
-void gemm(Stream& stream, const Matmul<bf16>& a);                       // tensor cores
+void gemm(Stream& stream, const Matmul<bf16>& a);                       // tensor cores: one of the next two
+void gemm_portable(Stream& stream, const Matmul<bf16>& a);
+bool gemm_sm90(Stream& stream, const Matmul<bf16>& a, int tile);        // of kHopperTiles; false: y is not aligned, nothing was done
 void gemm_float(Stream& stream, const Matmul<float>& a);
 // The one of these that suits the number of rows.
 template <class T> void matmul(Stream& stream, const Matmul<T>& a);

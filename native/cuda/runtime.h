@@ -48,6 +48,8 @@ class Stream {
   virtual int64_t free_bytes() = 0;
   virtual int processors() = 0;       // multiprocessors
   virtual int64_t cache_bytes() = 0;  // of L2
+  // Compute capability 9.0, and this build has kernels for it.
+  virtual bool is_hopper() const { return false; }
 
   bool ok() const { return status_.ok(); }
   Status take_status();

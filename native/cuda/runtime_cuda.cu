@@ -11,6 +11,11 @@ namespace cuda {
 
 namespace {
 
+#ifdef NC_HOPPER_KERNELS
+constexpr bool kHasHopperKernels = true;
+#else
+constexpr bool kHasHopperKernels = false;
+#endif
 constexpr size_t kFreeShared = 48 << 10;  // bytes of shared memory that a kernel gets without asking
 
 std::string text_of(cudaError_t error) { return std::string(cudaGetErrorName(error)) + " (" + cudaGetErrorString(error) + ")"; }
@@ -22,7 +27,9 @@ struct CudaGraph final : Graph {
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(int device) : device_(device), waits_for_each_(std::getenv("NANOCHAT_CUDA_SYNC") != nullptr) {}
+  CudaStream(int device, const cudaDeviceProp& properties)
+      : device_(device), can_overlap_(properties.major >= 9), is_hopper_(kHasHopperKernels && properties.major == 9 && properties.minor == 0), processors_(properties.multiProcessorCount),
+        waits_for_each_(std::getenv("NANOCHAT_CUDA_SYNC") != nullptr) {}
 
   ~CudaStream() override {
     cudaSetDevice(device_);
@@ -44,10 +51,6 @@ class CudaStream final : public Stream {
     if (ok()) check(cudaDeviceGetDefaultMemPool(&pool, device_), "opening the device");
     if (ok()) check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "opening the device");
     target_ = stream_;
-    int major = 0;
-    if (ok()) check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device_), "opening the device");
-    processors_ = attribute(cudaDevAttrMultiProcessorCount);
-    can_overlap_ = major >= 9;
     return take_status();
   }
 
@@ -136,6 +139,7 @@ class CudaStream final : public Stream {
   }
   int processors() override { return processors_; }
   int64_t cache_bytes() override { return attribute(cudaDevAttrL2CacheSize); }
+  bool is_hopper() const override { return is_hopper_; }
 
  private:
   int attribute(cudaDeviceAttr which) {
@@ -152,10 +156,11 @@ class CudaStream final : public Stream {
   }
 
   const int device_;
+  const bool can_overlap_;
+  const bool is_hopper_;
+  const int processors_;
   const bool waits_for_each_;
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
-  int processors_ = 0;
-  bool can_overlap_ = false;
   const char* last_kernel_ = "no kernel";
 };
 
@@ -173,7 +178,7 @@ Status Stream::open(int device, std::unique_ptr<Stream>* stream) {
     return Status::error("ERR_DEVICE_UNAVAILABLE", std::string(properties.name) + " has compute capability " + std::to_string(properties.major) + "." +
                          std::to_string(properties.minor) + "; 8.0 (Ampere) or newer is needed. Use device 'cpu'.");
   }
-  auto opened = std::make_unique<CudaStream>(device);
+  auto opened = std::make_unique<CudaStream>(device, properties);
   status = opened->open();
   if (status.ok()) *stream = std::move(opened);
   return status;

@@ -1,4 +1,5 @@
 // nc_gpu_bench [depths] [batches] [context] [prompts]        e.g. nc_gpu_bench 12,20,32 1,8,32,128 1024 512,2048
+// nc_gpu_bench kernels [depths] [rows]                       e.g. nc_gpu_bench kernels 12,20,26,32 512,2048
 // Models of nanochat's shapes, of noise (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
 // table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
 // every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
@@ -117,6 +118,67 @@ struct Bench {
 
 }  // namespace
 
+// The products of a layer alone, each on weights that are not in the L2 cache: the kernel that gemm() takes and the portable one.
+void bench_gemm(Stream* opened, int depth, int rows, std::string* json) {
+  const std::shared_ptr<Stream> stream(opened, [](Stream*) {});
+  struct Product {
+    const char* name;
+    int outputs, k;
+    Epilogue epilogue;
+  };
+  const int C = 64 * depth;
+  const Product products[] = {{"c_qkv", 3 * C, C, Epilogue::store}, {"c_proj", C, C, Epilogue::add}, {"c_fc", 4 * C, C, Epilogue::relu2}, {"mlp.c_proj", C, 4 * C, Epilogue::add}};
+  const size_t weights = std::max<size_t>(size_t{80} << 20, size_t{4} * C * C);  // elements
+  const Memory x(stream, static_cast<size_t>(rows) * 4 * C * sizeof(bf16)), w(stream, weights * sizeof(bf16)), y(stream, static_cast<size_t>(rows) * 4 * C * sizeof(float));
+  std::mt19937 bits(1);
+  std::vector<bf16> noise(1 << 20);
+  for (bf16& v : noise) v = to_bf16(static_cast<float>(bits() % 2001) / 1000 - 1);
+  const auto fill = [&](const Memory& memory) {
+    for (size_t at = 0; at < memory.bytes(); at += noise.size() * sizeof(bf16)) stream->to_device(memory.as<char>() + at, noise.data(), std::min(noise.size() * sizeof(bf16), memory.bytes() - at));
+  };
+  fill(x);
+  fill(w);
+  stream->zero(y.as<void>(), y.bytes());
+  for (const Product& p : products) {
+    const auto us = [&](void (*kernel)(Stream&, const Matmul<bf16>&)) {
+      const auto graph = stream->capture([&] {
+        for (int i = 0; i < kSteps; i++) {
+          const size_t one = static_cast<size_t>(p.outputs) * p.k;
+          kernel(*stream, {x.as<bf16>(), w.as<bf16>() + i % (weights / one) * one, p.k, y.as<void>(), p.outputs, rows, p.outputs, p.epilogue, 15});
+        }
+      });
+      return median_ms([&] {
+        if (graph) stream->replay(*graph);
+        stream->synchronize();
+      }) * 1e3 / kSteps;
+    };
+    const double flop = 2.0 * rows * p.outputs * p.k, portable = us(gemm_portable), chosen = us(gemm);
+    std::printf("d%-3d gemm %-10s %4d x %-5d k %-5d %9.2f us %6.0f TFLOP/s   portable %9.2f us %6.0f TFLOP/s\n", depth, p.name, rows, p.outputs, p.k, chosen, flop / chosen / 1e6, portable, flop / portable / 1e6);
+    char text[256];
+    std::snprintf(text, sizeof text, "%s{\"depth\":%d,\"what\":\"gemm\",\"name\":\"%s\",\"rows\":%d,\"us\":%.3f,\"portableUs\":%.3f,\"flop\":%.0f}", json->empty() ? "" : ",", depth, p.name, rows, chosen, portable, flop);
+    *json += text;
+  }
+}
+
+int bench_kernels(const std::vector<int>& depths, const std::vector<int>& rows) {
+  std::unique_ptr<Stream> stream;
+  Status status = Stream::open(0, &stream);
+  std::string json, name;
+  int64_t bytes = 0;
+  if (status.ok()) status = describe_device(0, &name, &bytes);
+  if (status.ok()) {
+    stream->enter();
+    for (int depth : depths) for (int count : rows) bench_gemm(stream.get(), depth, count, &json);
+    status = stream->take_status();
+  }
+  if (!status.ok()) {
+    std::fprintf(stderr, "%s: %s\n", status.code, status.message.c_str());
+    return 1;
+  }
+  std::printf("{\"device\":\"%s\",\"rows\":[%s]}\n", name.c_str(), json.c_str());
+  return 0;
+}
+
 int bench(const std::vector<int>& depths, const std::vector<int>& batches, int context, const std::vector<int>& prompts) {
   std::string name;
   int64_t bytes = 0;
@@ -152,5 +214,6 @@ int bench(const std::vector<int>& depths, const std::vector<int>& batches, int c
 int main(int argc, char** argv) {
   using namespace nanochat::cuda;
   const auto argument = [&](int i, const char* fallback) { return argc > i ? argv[i] : fallback; };
+  if (std::string(argument(1, "")) == "kernels") return bench_kernels(numbers(argument(2, "12,20,26,32")), numbers(argument(3, "512,2048")));
   return bench(numbers(argument(1, "12,20")), numbers(argument(2, "1,8,32,128")), std::atoi(argument(3, "1024")), numbers(argument(4, "512,2048")));
 }

@@ -24,9 +24,49 @@ template <int kChunks> void check_swizzle() {
   }
 }
 
+void check_tile_grid(int rows, int outputs, int tile_rows, int tile_outputs) {
+  const TileGrid grid = tile_grid(rows, outputs, tile_rows, tile_outputs);
+  const std::string what = std::to_string(rows) + " x " + std::to_string(outputs) + " in tiles of " + std::to_string(tile_rows) + " x " + std::to_string(tile_outputs);
+  std::set<std::pair<int, int>> places;
+  int inside = 0;
+  for (int tile = 0; tile < grid.tiles(); tile++) {
+    const TileGrid::At at = grid.at(tile);
+    places.insert({at.row, at.output});
+    if (at.row >= 0 && at.row * tile_rows < rows && at.output >= 0 && at.output * tile_outputs < outputs) inside++;
+  }
+  expect(inside == grid.tiles() && static_cast<int>(places.size()) == grid.tiles(), "each tile lies inside and comes once: " + what);
+  expect(int64_t{grid.down} * tile_rows >= rows && int64_t{grid.across} * tile_outputs >= outputs, "tiles cover " + what);
+}
+
+void check_hopper_tiles() {
+  std::set<int> chosen;
+  for (int multiprocessors : {1, 2, 114, 132}) {
+    for (int rows : {1, 64, 65, 128, 129, 256, 300, 512, 1000, 2048, 8192}) {
+      for (int width : {8, 96, 256, 768, 1280, 1664, 2048, 32768}) {
+        for (int k : {64, 768, 1280, 2048, 8192}) {
+          const int tile = hopper_tile(rows, width, k, multiprocessors);
+          const int64_t cycles = hopper_cycles(kHopperTiles[tile], rows, width, k, multiprocessors);
+          chosen.insert(tile);
+          bool least = true;
+          for (const HopperTile& other : kHopperTiles) least &= cycles <= hopper_cycles(other, rows, width, k, multiprocessors);
+          expect(least, "no other tile is faster");
+          expect(cycles <= hopper_cycles(kHopperTiles[tile], rows + 1, width, k, multiprocessors) && cycles <= hopper_cycles(kHopperTiles[tile], rows, width, k + 64, multiprocessors), "more work is not less time");
+          check_tile_grid(rows, width, kHopperRows * kHopperTiles[tile].blocks, kHopperTiles[tile].outputs);
+        }
+      }
+    }
+  }
+  expect(chosen.size() == kHopperTileCount, "every tile is of use");
+  // n_embd / 8 outputs per tile fill 132 multiprocessors in one wave
+  for (int width : {1280, 1664, 2048}) expect(kHopperTiles[hopper_tile(2048, width, width, 132)].outputs == width / 8, "an eighth of " + std::to_string(width));
+}
+
 }  // namespace
 
 void test_index() {
+  check_hopper_tiles();
+  for (int i = 0; i < 200; i++) check_tile_grid(1 + static_cast<int>(random_bits() % 6000), 1 + static_cast<int>(random_bits() % 3000), 128 << random_bits() % 2, 32 + 16 * static_cast<int>(random_bits() % 15));
+
   check_swizzle<4>();
   check_swizzle<8>();
   check_swizzle<16>();

@@ -7,10 +7,19 @@ namespace cuda {
 
 namespace {
 
+constexpr int kRowsBeyond = 2;  // of x and w, NaN
+
+template <class T> std::vector<T> noise_and_nan(int rows, int k, int64_t stride, float scale) {
+  std::vector<T> out = padded_noise<T>(rows, k, stride, scale);
+  out.resize(static_cast<size_t>((rows + kRowsBeyond) * stride), from_float<T>(NAN));
+  return out;
+}
+
 template <class T> struct Case {
-  Case(int rows, int outputs, int k, Epilogue e)
-      : rows(rows), outputs(outputs), stride(pad_to(k, kRowUnit)), y_stride(outputs + 3), epilogue(e), x(padded_noise<T>(rows, k, stride)),
-        w(padded_noise<T>(outputs, k, stride, 1 / std::sqrt(static_cast<float>(k)))), y(noise<float>(static_cast<size_t>(rows * y_stride))),
+  Case(int rows, int outputs, int k, Epilogue e) : Case(rows, outputs, k, e, outputs + 3) {}
+  Case(int rows, int outputs, int k, Epilogue e, int64_t y_stride)
+      : rows(rows), outputs(outputs), stride(pad_to(k, kRowUnit)), y_stride(y_stride), epilogue(e), x(noise_and_nan<T>(rows, k, stride, 1)),
+        w(noise_and_nan<T>(outputs, k, stride, 1 / std::sqrt(static_cast<float>(k)))), y(noise<float>(static_cast<size_t>(rows * y_stride))),
         narrow(noise<T>(static_cast<size_t>(rows * y_stride))), partial(static_cast<size_t>(kPartialOutputs * stream->processors())),
         arrived(std::vector<uint32_t>(static_cast<size_t>(stream->processors()), 0)) {}
 
@@ -19,7 +28,7 @@ template <class T> struct Case {
     return {x.at(s), w.at(s), stride, out, y_stride, rows, outputs, epilogue, 15, partial.at(s), arrived.at(s)};
   }
 
-  void check(void (*kernel)(Stream&, const Matmul<T>&), const char* name) {
+  void check(const std::function<void(Stream&, const Matmul<T>&)>& kernel, const char* name) {
     y.upload();
     narrow.upload();
     kernel(*stream, args(Side::device));
@@ -105,6 +114,43 @@ void check_row_alone() {
   }
 }
 
+// Every shape of tile against the fp64 twin, with rows, outputs and k that end inside a tile.
+void check_hopper_tiles() {
+  int e = 0;
+  for (int tile = 0; tile < kHopperTileCount; tile++) {
+    for (int rows : {1, 65, 128, 200, 300, 513}) {
+      for (int outputs : {8, 136, 520}) {
+        const int k = 1 + static_cast<int>(random_bits() % 700);
+        const auto run = [tile](Stream& s, const Matmul<bf16>& a) { expect(gemm_sm90(s, a, tile), "the product is for Hopper"); };
+        Case<bf16>(rows, outputs, k, kEpilogues[e++ % 4], outputs + 8).check(run, "gemm_sm90");
+      }
+    }
+  }
+  Case<bf16> odd(70, 66, 64, Epilogue::store);
+  expect(!gemm_sm90(*stream, odd.args(Side::device), 0), "rows of y that begin anywhere are left to the portable product");
+}
+
+// Products of real models, more tiles than multiprocessors: as the portable kernel has them.
+void check_hopper_models() {
+  struct Shape {
+    int rows, outputs, k;
+    Epilogue epilogue;
+  };
+  const Shape shapes[] = {{2048, 3840, 1280, Epilogue::store}, {2048, 1280, 5120, Epilogue::add}, {512, 6656, 1664, Epilogue::relu2}, {8192, 768, 768, Epilogue::add},
+                          {2047, 6144, 2048, Epilogue::store}, {96, 4096, 768, Epilogue::softcap}, {2048, 2048, 2048, Epilogue::add}};
+  for (const Shape& s : shapes) {
+    Case<bf16> portable(s.rows, s.outputs, s.k, s.epilogue, s.outputs);
+    const auto run = [&](void (*kernel)(Stream&, const Matmul<bf16>&)) {
+      portable.y.upload();
+      portable.narrow.upload();
+      kernel(*stream, portable.args(Side::device));
+      return s.epilogue == Epilogue::relu2 ? portable.narrow.read() : portable.y.read();
+    };
+    const std::vector<float> expected = run(gemm_portable);
+    expect_near(run(gemm), expected, s.epilogue == Epilogue::relu2 ? 1e-3 : 1e-5, "gemm and gemm_portable, " + std::to_string(s.rows) + " x " + std::to_string(s.outputs) + ", k " + std::to_string(s.k));
+  }
+}
+
 }  // namespace
 
 void test_matmul() {
@@ -128,6 +174,12 @@ void test_matmul() {
     }
   }
   check_row_alone();
+  if (stream->is_hopper()) {
+    check_hopper_tiles();
+    check_hopper_models();
+  } else {
+    std::printf("SKIP gemm_sm90: the device is not of compute capability 9.0\n");
+  }
 }
 
 }  // namespace cuda
