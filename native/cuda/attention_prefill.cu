@@ -148,7 +148,23 @@ template <int Dp> void launch_prefill(Stream& stream, const AttentionPrefill& p,
 
 }  // namespace
 
+// note: rows of y are written 16 bytes at a time there.
+int tile_queries(const Stream& stream, int D) { return stream.is_hopper() && padded_head_dim(D) == 128 && D % 8 == 0 ? kHopperTileQueries : kTileQueries; }
+
+void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps) {
+  constexpr int64_t kRowBytes = 128 * sizeof(bf16);
+  stream.describe(maps, {q, {128, H, T_}, kRowBytes, H * kRowBytes, 1, 64});
+  for (size_t r = 0; r < rows.size(); r++) stream.describe(maps + 1 + r, {rows[r].slot, {128, ends[r], heads}, kRowBytes, rows[r].capacity * kRowBytes, 128, 1});
+}
+
 void attention_prefill(Stream& stream, const AttentionPrefill& p, int64_t tiles) {
+#ifdef __CUDACC__
+  if (tile_queries(stream, p.a.D) == kHopperTileQueries) return attention_prefill_sm90(stream, p, tiles);
+#endif
+  attention_prefill_portable(stream, p, tiles);
+}
+
+void attention_prefill_portable(Stream& stream, const AttentionPrefill& p, int64_t tiles) {
   switch (p.a.Dp) {
     case 32: return launch_prefill<32>(stream, p, tiles);
     case 64: return launch_prefill<64>(stream, p, tiles);

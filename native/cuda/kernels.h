@@ -5,6 +5,7 @@
 // A slot holds one sequence: (layer, key or value, K, capacity, Dp) T; elements D..Dp are zero.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "cuda/index.h"
 #include "cuda/runtime.h"
@@ -132,12 +133,19 @@ template <class T> void attention_decode(Stream& stream, const Attention<T>& a, 
 struct QueryTile {
   int32_t row, first_token, count, position;  // position of the first
 };
-constexpr int kTileQueries = 64;
+constexpr int kTileQueries = 64, kHopperTileQueries = 128;
+// The most queries of a tile on this device.
+int tile_queries(const Stream& stream, int D);
 struct AttentionPrefill {
   Attention<bf16> a;        // without partial and weights
-  const QueryTile* tiles;
+  const QueryTile* tiles;   // best those with most keys first
+  const TensorMap* maps;    // of prefill_maps; not read where tiles are of kTileQueries
 };
-void attention_prefill(Stream& stream, const AttentionPrefill& a, int64_t tiles);
+void attention_prefill(Stream& stream, const AttentionPrefill& p, int64_t tiles);
+void attention_prefill_portable(Stream& stream, const AttentionPrefill& p, int64_t tiles);
+void attention_prefill_sm90(Stream& stream, const AttentionPrefill& p, int64_t tiles);
+// A map of q (T, H, 128), then of every row's slot (heads, capacity, 128) without what lies beyond the row's end.
+void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps);
 
 // How one row draws, MODEL.md 5, and how far it got.
 struct Draw {

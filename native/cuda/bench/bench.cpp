@@ -1,13 +1,16 @@
 // nc_gpu_bench [depths] [batches] [context] [prompts]        e.g. nc_gpu_bench 12,20,32 1,8,32,128 1024 512,2048
 // Seeded models of nanochat's shapes (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
+// `nc_gpu_bench attention [lengths]`: that kernel alone. A
 // table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
 // every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <sstream>
 
+#include "cuda/bench/bench.h"
 #include "cuda/forward.h"
 #include "cuda/seeded.h"
 
@@ -136,5 +139,15 @@ int bench(const std::vector<int>& depths, const std::vector<int>& batches, int c
 int main(int argc, char** argv) {
   using namespace nanochat::cuda;
   const auto argument = [&](int i, const char* fallback) { return argc > i ? argv[i] : fallback; };
+  if (argc > 1 && !std::strcmp(argv[1], "attention")) {
+    std::string rows;
+    for (int length : numbers(argument(2, "512,2048,8192"))) {
+      for (int window : {-1, 2048, 512}) {
+        if (window < length) rows += (rows.empty() ? "" : ",") + bench_attention(length, window);
+      }
+    }
+    std::printf("{\"rows\":[%s]}\n", rows.c_str());
+    return 0;
+  }
   return bench(numbers(argument(1, "12,20")), numbers(argument(2, "1,8,32,128")), std::atoi(argument(3, "1024")), numbers(argument(4, "512,2048")));
 }

@@ -35,9 +35,11 @@ template <class T> struct Case {
       slots[r]->upload();
       host_rows.push_back(row);
       device_rows.push_back({slots[r]->at(Side::device), capacity});
-      for (int t = 0; t < chunk.count; t += kTileQueries) {
-        tiles.push_back({static_cast<int>(r), static_cast<int>(list.size()) + t, std::min(kTileQueries, chunk.count - t), chunk.start + t});
+      const int most = tile_queries(*stream, D);
+      for (int t = 0; t < chunk.count; t += most) {
+        tiles.push_back({static_cast<int>(r), static_cast<int>(list.size()) + t, std::min(most, chunk.count - t), chunk.start + t});
       }
+      ends.push_back(length);
       for (int t = 0; t < chunk.count; t++) list.push_back({0, -1, chunk.start + t, static_cast<int>(r)});
     }
     T_ = static_cast<int64_t>(list.size());
@@ -81,6 +83,7 @@ template <class T> struct Case {
   int64_t T_ = 0;
   std::vector<std::unique_ptr<Array<T>>> slots;
   std::vector<Row> host_rows, device_rows;
+  std::vector<int64_t> ends;
   std::vector<QueryTile> tiles;
   std::unique_ptr<Array<Token>> tokens;
   std::unique_ptr<Array<Row>> rows;
@@ -88,18 +91,24 @@ template <class T> struct Case {
   Memory partial, weights;
 };
 
+void run_prefill(Case<bf16>& c) {
+  Array<QueryTile> tiles(c.tiles);
+  std::vector<TensorMap> list(1 + c.chunks.size());
+  if (tile_queries(*stream, c.D) == kHopperTileQueries) prefill_maps(*stream, c.q->at(Side::device), c.T_, c.H, 2 * 2 * c.K, c.device_rows, c.ends, list.data());
+  Array<TensorMap> maps(list);
+  attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device), maps.at(Side::device)}, static_cast<int64_t>(c.tiles.size()));
+}
+
 void check_prefill(int D, int H, int K, int window, const std::vector<NewTokens>& chunks) {
   Case<bf16> c(D, H, K, window, chunks);
-  Array<QueryTile> tiles(c.tiles);
-  attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device)}, static_cast<int64_t>(c.tiles.size()));
+  run_prefill(c);
   c.expect_reference(5e-3, "attention_prefill");
 }
 
 // The same queries through the other kernel.
-void check_prefill_equals_decode() {
-  Case<bf16> c(64, 2, 1, 100, {{70, 90}});
-  Array<QueryTile> tiles(c.tiles);
-  attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device)}, static_cast<int64_t>(c.tiles.size()));
+void check_prefill_equals_decode(int D) {
+  Case<bf16> c(D, 2, 1, 100, {{70, 90}});
+  run_prefill(c);
   const std::vector<float> prefill = c.y->read();
   attention_decode(*stream, c.args(Side::device), c.T_, kMaxSplits);
   expect_near(prefill, c.y->read(), 5e-3, "attention_prefill = attention_decode");
@@ -127,6 +136,21 @@ template <class T> void check_decode_shapes() {
   for (int splits = 1; splits <= kMaxSplits; splits++) Case<T>(32, 1, 1, -1, {{splits * kLeastSplit - 1, 1}}).check_decode();
 }
 
+// Tiles of 128 queries, blocks of 128 keys, a block of the grid for several of them.
+void check_hopper_shapes() {
+  int i = 0;
+  for (int count : {1, 63, 64, 65, 127, 128, 129, 200, 256, 385}) {
+    for (int start : {0, 1, 64, 127, 128, 300, 1000}) {
+      const int D = (const int[]){128, 120, 72}[i % 3], K = 1 + i % 2;
+      for (int window : {-1, 0, 40, 127, 128, 200, 512, count + start - 1, count + start}) check_prefill(D, K * (1 + i % 4), K, window, {{start, count}});
+      i++;
+    }
+  }
+  check_prefill(128, 4, 2, 130, {{0, 300}, {333, 6}, {64, 128}, {5, 1}, {0, 129}, {700, 500}});
+  check_prefill(128, 16, 4, -1, {{0, 1500}, {100, 400}, {0, 7}});
+  check_prefill(128, 6, 6, 512, {{0, 2048}});
+}
+
 }  // namespace
 
 void test_attention() {
@@ -140,8 +164,10 @@ void test_attention() {
       i++;
     }
   }
+  if (stream->is_hopper()) check_hopper_shapes();
   check_prefill(64, 2, 1, 70, {{0, 100}, {333, 6}, {64, 64}, {5, 1}});
-  check_prefill_equals_decode();
+  check_prefill_equals_decode(64);
+  check_prefill_equals_decode(128);
   check_batch_independence();
 }
 
