@@ -127,9 +127,8 @@ template <class F> NC_DEVICE void for_each_pair(const Params& params, const F& c
 
 NC_DEVICE void produce(const Params& params, Shared& s) {
   const AttentionPrefill& p = params.p;
-  int done = 0, acquired = -1;
+  int done = 0, acquired = p.tiles[block_x() / p.a.H].row;
   uint32_t step = 0;  // blocks of keys so far
-  acquire_map(p.maps);
   for_each_pair(params, [&](const Pair& pair) {
     const TensorMap* slot = p.maps + 1 + pair.tile.row;
     const int kv_head = pair.head / (p.a.H / p.a.K);
@@ -177,9 +176,10 @@ NC_DEVICE void transpose_quad(uint32_t (&w)[4]) {
   }
 }
 
-// What a lane has of the softmax of rows g and g + 8 of its warp's sixteen.
+// What a lane has of the softmax of rows g and g + 8 of its warp's sixteen. note: `largest` follows the largest score only when
+// that is 256 times its weight ahead, because to follow means to multiply all of the output.
 struct Softmax {
-  float scale, largest[2], sum[2];
+  float scale, slack, largest[2], sum[2];
 
   // score = exp2(scale (score - largest)); what was summed so far is to be multiplied by `shrink`.
   template <bool begins> NC_DEVICE void add(float (&score)[64], float (&shrink)[2]) {
@@ -189,6 +189,7 @@ struct Softmax {
       NC_UNROLL
       for (int f = 0; f < 16; f++) most = fmaxf(most, fmaxf(score[4 * f + 2 * r], score[4 * f + 2 * r + 1]));
       for (int m = 1; m < 4; m *= 2) most = fmaxf(most, shuffle_xor(most, m));
+      if (!begins && most <= largest[r] + slack) most = largest[r];
       shrink[r] = begins ? 0 : exp2_fast((largest[r] - most) * scale);
       largest[r] = most;
       sum[r] = begins ? 0 : sum[r] * shrink[r];
@@ -236,6 +237,7 @@ NC_DEVICE void consume(const Params& params, Shared& s) {
   uint32_t weights[32];
   Softmax softmax;
   softmax.scale = a.scale * kLog2e;
+  softmax.slack = 8 / softmax.scale;
   // score = q k^T
   const auto begin_scores = [&](uint32_t stage) {
     const uint64_t keys = describe_operand(s.keys[stage], 16);
@@ -295,8 +297,10 @@ NC_DEVICE void consume(const Params& params, Shared& s) {
       pin(out);
       release(s.values_empty + before);
       pack(weights, score);
-      NC_UNROLL
-      for (int i = 0; i < 64; i++) out[i] *= shrink[i / 2 % 2];
+      if (any(shrink[0] != 1 || shrink[1] != 1)) {
+        NC_UNROLL
+        for (int i = 0; i < 64; i++) out[i] *= shrink[i / 2 % 2];
+      }
       step++;
     }
     wait_barrier(s.values_full + step % kStages, step / kStages % 2);
@@ -336,6 +340,9 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prefill_sm90_kernel(con
   extern __shared__ __align__(1024) unsigned char nc_swizzled[];
   Shared& s = *reinterpret_cast<Shared*>(nc_swizzled);
   if (thread() == 0) {
+    acquire_map(params.p.maps);
+    acquire_map(params.p.maps + 1 + params.p.tiles[block_x() / params.p.a.H].row);
+  } else if (thread() == kWarp) {
     init_barrier(&s.q_full, 1);
     init_barrier(&s.q_empty, kGroups * 4);
     for (int i = 0; i < kStages; i++) {

@@ -1,6 +1,6 @@
 // nc_gpu_bench [depths] [batches] [context] [prompts]        e.g. nc_gpu_bench 12,20,32 1,8,32,128 1024 512,2048
+// nc_gpu_bench attention [lengths]                              that kernel alone
 // Seeded models of nanochat's shapes (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
-// `nc_gpu_bench attention [lengths]`: that kernel alone. A
 // table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
 // every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
 #include <algorithm>

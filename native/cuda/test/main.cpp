@@ -1,4 +1,4 @@
-// Every kernel against its fp64 twin on odd shapes: nc_gpu_test on a GPU, nc_cuda_emulation_test on any CPU. Prints the
+// Every kernel against its fp64 twin on odd shapes: nc_gpu_test [seed] [suite] on a GPU, nc_cuda_emulation_test on any CPU. Prints the
 // seed first and `N checks, N failures` last.
 #include <chrono>
 #include <cstdlib>
@@ -83,6 +83,7 @@ int main(int argc, char** argv) {
   std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}};
   set_up_emulation(&suites);
   for (const auto& suite : suites) {
+    if (argc > 2 && std::strcmp(argv[2], suite.name)) continue;
     const int before = checks, failed = failures;
     const auto began = std::chrono::steady_clock::now();
     suite.run();
