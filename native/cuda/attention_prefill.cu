@@ -149,7 +149,11 @@ template <int Dp> void launch_prefill(Stream& stream, const AttentionPrefill& p,
 }  // namespace
 
 // note: rows of y are written 16 bytes at a time there.
-int tile_queries(const Stream& stream, int D) { return stream.is_hopper() && padded_head_dim(D) == 128 && D % 8 == 0 ? kHopperTileQueries : kTileQueries; }
+bool prefill_takes_maps(const Stream& stream, int D) { return stream.is_hopper() && padded_head_dim(D) == 128 && D % 8 == 0; }
+
+int tile_queries(const Stream& stream, int H, int D, int64_t T_) {
+  return prefill_takes_maps(stream, D) && divide_up(T_, kTileQueries) * H > stream.multiprocessors() ? kHopperTileQueries : kTileQueries;
+}
 
 void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps) {
   constexpr int64_t kRowBytes = 128 * sizeof(bf16);
@@ -159,12 +163,8 @@ void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t head
 
 void attention_prefill(Stream& stream, const AttentionPrefill& p, int64_t tiles) {
 #ifdef __CUDACC__
-  if (tile_queries(stream, p.a.D) == kHopperTileQueries) return attention_prefill_sm90(stream, p, tiles);
+  if (p.maps) return attention_prefill_sm90(stream, p, tiles);
 #endif
-  attention_prefill_portable(stream, p, tiles);
-}
-
-void attention_prefill_portable(Stream& stream, const AttentionPrefill& p, int64_t tiles) {
   switch (p.a.Dp) {
     case 32: return launch_prefill<32>(stream, p, tiles);
     case 64: return launch_prefill<64>(stream, p, tiles);

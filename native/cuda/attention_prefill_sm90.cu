@@ -14,11 +14,10 @@ namespace cuda {
 
 namespace {
 
-constexpr int kGroups = 2, kGroupQueries = 64, kThreads = 128 * (1 + kGroups), kKeys = 128, kDp = 128, kStages = 2;
+constexpr int kGroupQueries = 64, kKeys = 128, kDp = 128, kStages = 2;
 constexpr int kPanel = 64;                       // elements of a row that one swizzled row of 128 bytes holds
 constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
 constexpr float kLog2e = 1.44269504088896340736f;
-static_assert(kGroups * kGroupQueries == kHopperTileQueries, "a tile is a block's");
 
 struct Params {
   AttentionPrefill p;
@@ -30,7 +29,7 @@ struct Params {
 using Barrier = uint64_t;
 
 // Tiles are two panels of 64 elements per row; 16-byte chunk c of row r lies at chunk c ^ (r % 8).
-struct Shared {
+template <int kGroups> struct Shared {
   bf16 q[kGroups][2][kGroupQueries * kPanel];
   bf16 keys[kStages][2][kKeys * kPanel], values[kStages][2][kKeys * kPanel];
   Barrier q_full, q_empty, keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
@@ -48,9 +47,11 @@ NC_DEVICE void wait_barrier(Barrier* b, uint32_t parity) {
                  : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
   }
 }
-// Barriers of the hardware, by number, for both warpgroups.
-NC_DEVICE void sync_named(int b) { asm volatile("bar.sync %0, %1;" ::"r"(b), "n"(kGroups * 128) : "memory"); }
-NC_DEVICE void arrive_named(int b) { asm volatile("bar.arrive %0, %1;" ::"r"(b), "n"(kGroups * 128) : "memory"); }
+// Barriers of the hardware, by number, for two warpgroups.
+NC_DEVICE void sync_named(int b) { asm volatile("bar.sync %0, 256;" ::"r"(b) : "memory"); }
+NC_DEVICE void arrive_named(int b) { asm volatile("bar.arrive %0, 256;" ::"r"(b) : "memory"); }
+NC_DEVICE void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+NC_DEVICE void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // note: the map was written by the host's copy, which the copy engine does not order with its own reads.
 NC_DEVICE void acquire_map(const TensorMap* map) { asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory"); }
@@ -125,7 +126,7 @@ template <class F> NC_DEVICE void for_each_pair(const Params& params, const F& c
   }
 }
 
-NC_DEVICE void produce(const Params& params, Shared& s) {
+template <int kGroups> NC_DEVICE void produce(const Params& params, Shared<kGroups>& s) {
   const AttentionPrefill& p = params.p;
   int done = 0, acquired = p.tiles[block_x() / p.a.H].row;
   uint32_t step = 0;  // blocks of keys so far
@@ -226,7 +227,7 @@ NC_DEVICE void pack(uint32_t (&weights)[32], const float (&score)[64]) {
   for (int i = 0; i < 32; i++) weights[i] = pack_bf16(score[2 * i], score[2 * i + 1]);
 }
 
-NC_DEVICE void consume(const Params& params, Shared& s) {
+template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGroups>& s) {
   const Attention<bf16>& a = params.p.a;
   const int group = warp() / 4 - 1, row = group * kGroupQueries + warp() % 4 * 16 + lane() / 4;
   const uint64_t q = describe_operand(s.q[group], 16);
@@ -256,7 +257,7 @@ NC_DEVICE void consume(const Params& params, Shared& s) {
 
   int done = 0;
   uint32_t step = 0;
-  if (group == 1) arrive_named(1);
+  if (kGroups == 2 && group == 1) arrive_named(1);
   for_each_pair(params, [&](const Pair& pair) {
     const int position = pair.tile.position + row, latest = pair.tile.position + (group + 1) * kGroupQueries - 1;
     NC_UNROLL
@@ -278,14 +279,14 @@ NC_DEVICE void consume(const Params& params, Shared& s) {
       const uint32_t stage = (step + 1) % kStages, before = step % kStages;
       wait_barrier(s.keys_full + stage, (step + 1) / kStages % 2);
       wait_barrier(s.values_full + before, step / kStages % 2);
-      sync_named(1 + group);
+      if (kGroups == 2) sync_named(1 + group);
       pin(score);
       pin(out);
       pin(weights);
       begin_products();
       begin_scores(stage);
       begin_out(before);
-      arrive_named(2 - group);
+      if (kGroups == 2) arrive_named(2 - group);
       wait_products<1>();
       pin(score);
       release(s.keys_empty + stage);
@@ -335,10 +336,13 @@ NC_DEVICE void consume(const Params& params, Shared& s) {
 
 #endif
 
-__global__ void __launch_bounds__(kThreads, 1) attention_prefill_sm90_kernel(const __grid_constant__ Params params) {
+constexpr int threads_of(int groups) { return 128 * (1 + groups); }
+
+template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1) attention_prefill_sm90_kernel(const __grid_constant__ Params params) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char nc_swizzled[];
-  Shared& s = *reinterpret_cast<Shared*>(nc_swizzled);
+  auto& s = *reinterpret_cast<Shared<kGroups>*>(nc_swizzled);
+  let_next_kernel_start();
   if (thread() == 0) {
     acquire_map(params.p.maps);
     acquire_map(params.p.maps + 1 + params.p.tiles[block_x() / params.p.a.H].row);
@@ -356,7 +360,10 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prefill_sm90_kernel(con
   sync_block();
   if (warp() < 4) {
     give_registers<kProducerRegisters>();
-    if (thread() == 0) produce(params, s);
+    if (thread() == 0) {
+      wait_for_previous_kernel();
+      produce(params, s);
+    }
   } else {
     take_registers<kConsumerRegisters>();
     consume(params, s);
@@ -364,14 +371,17 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prefill_sm90_kernel(con
 #endif
 }
 
+template <int kGroups> void launch_prefill(Stream& stream, const AttentionPrefill& p, int64_t pairs) {
+  constexpr size_t kSharedBytes = (kGroups * kGroupQueries + 2 * kStages * kKeys) * kDp * sizeof(bf16) + (2 + 4 * kStages) * sizeof(uint64_t);  // of Shared
+  launch(stream, "attention_prefill_sm90", attention_prefill_sm90_kernel<kGroups>, {std::min<int64_t>(pairs, stream.multiprocessors())}, threads_of(kGroups), kSharedBytes,
+         Params{p, static_cast<int>(pairs)});
+}
+
 }  // namespace
 
-// note: as in Shared, and barriers.
-constexpr size_t kSharedBytes = (kGroups * kGroupQueries + 2 * kStages * kKeys) * kDp * sizeof(bf16) + (2 + 4 * kStages) * sizeof(uint64_t);
-
 void attention_prefill_sm90(Stream& stream, const AttentionPrefill& p, int64_t tiles) {
-  const int64_t pairs = tiles * p.a.H;
-  launch(stream, "attention_prefill_sm90", attention_prefill_sm90_kernel, {std::min<int64_t>(pairs, stream.multiprocessors())}, kThreads, kSharedBytes, Params{p, static_cast<int>(pairs)});
+  if (p.tile_queries > kGroupQueries) launch_prefill<2>(stream, p, tiles * p.a.H);
+  else launch_prefill<1>(stream, p, tiles * p.a.H);
 }
 
 }  // namespace cuda

@@ -28,6 +28,7 @@ struct Pass {
   std::vector<Range> few;   // whose queries stand alone
   const QueryTile* tiles;   // of the others
   int64_t tile_count;
+  int tile_queries;
   const TensorMap* maps;    // of prefill_maps
 };
 
@@ -119,7 +120,9 @@ template <class T> class ModelOf final : public Model {
     std::vector<int32_t> picked;
     std::vector<Range> few;
     std::vector<int64_t> ends;
-    const int most = tile_queries(*stream_, config_.head_dim);
+    int64_t T_ = 0;
+    for (const BatchRow& row : batch) T_ += row.count;
+    const int most = tile_queries(*stream_, config_.n_head, config_.head_dim, T_);
     pass_.longest = 0;
     for (const BatchRow& row : batch) {
       row.sequence->reserve(row.count + more_positions);
@@ -143,7 +146,7 @@ template <class T> class ModelOf final : public Model {
         few.push_back({first, count});
       }
     }
-    pass_.T_ = static_cast<int64_t>(tokens.size());
+    pass_.T_ = T_;
     pass_.few = std::move(few);
     pass_.tile_count = static_cast<int64_t>(tiles.size());
     logits_rows_ = static_cast<int64_t>(picked.size());
@@ -153,7 +156,7 @@ template <class T> class ModelOf final : public Model {
     std::stable_sort(tiles.begin(), tiles.end(), [](const QueryTile& a, const QueryTile& b) { return a.position + a.count > b.position + b.count; });
     std::vector<TensorMap> maps;
     if constexpr (std::is_same<T, bf16>::value) {
-      if (most == kHopperTileQueries && !tiles.empty()) {
+      if (prefill_takes_maps(*stream_, config_.head_dim) && !tiles.empty()) {
         maps.resize(1 + rows.size());
         prefill_maps(*stream_, q_.template as<bf16>(), pass_.T_, config_.n_head, slots_->heads, rows, ends, maps.data());
       }
@@ -176,7 +179,8 @@ template <class T> class ModelOf final : public Model {
     pass_.rows = reinterpret_cast<const Row*>(data + at[1]);
     pass_.tiles = reinterpret_cast<const QueryTile*>(data + at[2]);
     picked_ = reinterpret_cast<const int32_t*>(data + at[3]);
-    pass_.maps = reinterpret_cast<const TensorMap*>(data + at[4]);
+    pass_.maps = maps.empty() ? nullptr : reinterpret_cast<const TensorMap*>(data + at[4]);
+    pass_.tile_queries = most;
   }
 
   // note: the step's own arrays stay where they are, because captured steps know their addresses.
@@ -290,7 +294,7 @@ template <class T> class ModelOf final : public Model {
       }
     }
     if constexpr (std::is_same<T, bf16>::value) {
-      if (pass.tile_count > 0) attention_prefill(*stream_, {whole, pass.tiles, pass.maps}, pass.tile_count);
+      if (pass.tile_count > 0) attention_prefill(*stream_, {whole, pass.tiles, pass.tile_queries, pass.maps}, pass.tile_count);
     }
   }
 
@@ -316,7 +320,7 @@ template <class T> class ModelOf final : public Model {
   const Graph* captured_step(int64_t B) {
     auto found = steps_.find(B);
     if (found == steps_.end()) {
-      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, {{0, B}}, nullptr, 0, nullptr};
+      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, {{0, B}}, nullptr, 0, 0, nullptr};
       auto graph = stream_->capture([&] {
         run(pass);
         lm_head(every_row_.template as<int32_t>(), B, logits_.template as<float>());

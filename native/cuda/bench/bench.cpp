@@ -1,5 +1,5 @@
 // nc_gpu_bench [depths] [batches] [context] [prompts]        e.g. nc_gpu_bench 12,20,32 1,8,32,128 1024 512,2048
-// nc_gpu_bench attention [lengths]                              that kernel alone
+// nc_gpu_bench attention [lengths] [heads]                      that kernel alone
 // Seeded models of nanochat's shapes (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
 // table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
 // every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
@@ -141,9 +141,11 @@ int main(int argc, char** argv) {
   const auto argument = [&](int i, const char* fallback) { return argc > i ? argv[i] : fallback; };
   if (argc > 1 && !std::strcmp(argv[1], "attention")) {
     std::string rows;
-    for (int length : numbers(argument(2, "512,2048,8192"))) {
-      for (int window : {-1, 2048, 512}) {
-        if (window < length) rows += (rows.empty() ? "" : ",") + bench_attention(length, window);
+    for (int heads : numbers(argument(3, "16"))) {
+      for (int length : numbers(argument(2, "512,2048,8192"))) {
+        for (int window : {-1, 2048, 512}) {
+          if (window < length) rows += (rows.empty() ? "" : ",") + bench_attention(heads, length, window);
+        }
       }
     }
     std::printf("{\"rows\":[%s]}\n", rows.c_str());

@@ -1,5 +1,5 @@
-// attention_prefill alone: causal, head_dim 128, one row of 16 heads whose keys were just written. The operations are those
-// of the visible keys, 4 D for each query and key.
+// attention_prefill alone: causal, head_dim 128, one row. The operations are those of the visible keys, 4 D for each of them
+// and each query.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -15,7 +15,7 @@ namespace cuda {
 
 namespace {
 
-constexpr int kHeads = 16, kDim = 128, kSamples = 9, kCalls = 30;
+constexpr int kDim = 128, kSamples = 9, kCalls = 30;
 
 void check(Stream& stream) {
   const Status status = stream.take_status();
@@ -40,11 +40,15 @@ Memory noise(const std::shared_ptr<Stream>& stream, int64_t count) {
 // Microseconds of a call.
 template <class F> double median_us(Stream& stream, const F& call) {
   std::vector<double> times;
-  call();
+  const auto calls = stream.capture([&] {
+    for (int i = 0; i < kCalls; i++) call();
+  });
+  check(stream);
+  stream.replay(*calls);
   for (int s = 0; s < kSamples; s++) {
     stream.synchronize();
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kCalls; i++) call();
+    stream.replay(*calls);
     stream.synchronize();
     times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / kCalls);
   }
@@ -55,7 +59,7 @@ template <class F> double median_us(Stream& stream, const F& call) {
 
 }  // namespace
 
-std::string bench_attention(int length, int window) {
+std::string bench_attention(int heads, int length, int window) {
   std::unique_ptr<Stream> opened;
   const Status status = Stream::open(0, &opened);
   if (!status.ok()) {
@@ -64,32 +68,41 @@ std::string bench_attention(int length, int window) {
   }
   std::shared_ptr<Stream> stream = std::move(opened);
   stream->enter();
-  const int64_t elements = int64_t{length} * kHeads * kDim;
+  const int64_t elements = int64_t{length} * heads * kDim;
   const Memory q = noise(stream, elements), slot = noise(stream, 2 * elements), y(stream, static_cast<size_t>(elements) * sizeof(bf16));
   const std::vector<Row> row_list = {{slot.as<void>(), length}};
   const Memory rows(stream, sizeof(Row)), maps(stream, 2 * sizeof(TensorMap)), tiles(stream, static_cast<size_t>(length) * sizeof(QueryTile));
   TensorMap map_list[2] = {};
-  if (stream->is_hopper()) prefill_maps(*stream, q.as<bf16>(), length, kHeads, 2 * kHeads, row_list, {length}, map_list);
+  const bool hopper = prefill_takes_maps(*stream, kDim);
+  if (hopper) prefill_maps(*stream, q.as<bf16>(), length, heads, 2 * heads, row_list, {length}, map_list);
   stream->to_device(rows.as<void>(), row_list.data(), sizeof(Row));
   stream->to_device(maps.as<void>(), map_list, sizeof map_list);
-  const auto time = [&](int most, void (*prefill)(Stream&, const AttentionPrefill&, int64_t)) {
+  const auto time = [&](int most, bool portable) {
     std::vector<QueryTile> list;
     for (int t = 0; t < length; t += most) list.push_back({0, t, std::min(most, length - t), t});
     std::reverse(list.begin(), list.end());
     stream->to_device(tiles.as<void>(), list.data(), list.size() * sizeof(QueryTile));
     stream->synchronize();
-    const AttentionPrefill p{{nullptr, rows.as<Row>(), q.as<bf16>(), kHeads, kHeads, kDim, kDim, 0, window, 1 / std::sqrt(static_cast<float>(kDim)), nullptr, nullptr, y.as<bf16>(), kHeads * kDim},
-                             tiles.as<QueryTile>(), maps.as<TensorMap>()};
-    return median_us(*stream, [&] { prefill(*stream, p, static_cast<int64_t>(list.size())); });
+    const AttentionPrefill p{{nullptr, rows.as<Row>(), q.as<bf16>(), heads, heads, kDim, kDim, 0, window, 1 / std::sqrt(static_cast<float>(kDim)), nullptr, nullptr, y.as<bf16>(), heads * kDim},
+                             tiles.as<QueryTile>(), most, portable ? nullptr : maps.as<TensorMap>()};
+    return median_us(*stream, [&] { attention_prefill(*stream, p, static_cast<int64_t>(list.size())); });
   };
   double visible = 0;
   for (int i = 0; i < length; i++) visible += i - first_visible(i, window) + 1;
-  const double operations = 4.0 * kDim * kHeads * visible;
-  const double portable = time(kTileQueries, attention_prefill_portable), best = stream->is_hopper() ? time(kHopperTileQueries, attention_prefill) : portable;
-  std::printf("attention %-5d window %-5d portable %9.1f us %5.0f TFLOP/s   here %9.1f us %5.0f TFLOP/s\n", length, window, portable, operations / portable / 1e6, best, operations / best / 1e6);
-  char text[256];
-  std::snprintf(text, sizeof text, "{\"what\":\"attention\",\"tokens\":%d,\"window\":%d,\"portableUs\":%.2f,\"us\":%.2f,\"tflops\":%.1f}", length, window, portable, best, operations / best / 1e6);
-  return text;
+  const double operations = 4.0 * kDim * heads * visible;
+  std::string json;
+  const auto row = [&](const char* name, int most, bool portable) {
+    const double us = time(most, portable);
+    std::printf("attention H %-3d T %-5d window %-5d %-10s %9.1f us %5.0f TFLOP/s\n", heads, length, window, name, us, operations / us / 1e6);
+    char text[256];
+    std::snprintf(text, sizeof text, "{\"what\":\"attention\",\"kernel\":\"%s\",\"heads\":%d,\"tokens\":%d,\"window\":%d,\"us\":%.2f,\"tflops\":%.1f}", name, heads, length, window, us,
+                  operations / us / 1e6);
+    json += (json.empty() ? "" : ",") + std::string(text);
+  };
+  row("portable", kTileQueries, true);
+  if (hopper) row("sm90 x64", kTileQueries, false);
+  if (hopper) row("sm90 x128", kHopperTileQueries, false);
+  return json;
 }
 
 }  // namespace cuda
