@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /** Registers that still let as many blocks run at once as the kernel was written for. */
-const mostRegisters = { gemm_kernel: 168, attention_prefill_kernel: 255, attention_decode_kernel: 128, gemv_kernel: 128 }
+const mostRegisters = { gemm_kernel: 168, attention_prefill_kernel: 255, attention_prefill_hopper_kernel: 240, attention_decode_kernel: 128, gemv_kernel: 128 }
 const otherKernels = 96
 
 const native = join(dirname(dirname(fileURLToPath(import.meta.url))), 'native')
@@ -20,7 +20,7 @@ let kernels = 0
 
 for (const file of readdirSync(join(native, 'cuda')).filter((name) => name.endsWith('.cu')).sort()) {
   for (const architecture of architectures) {
-    const args = ['-std=c++17', '-O3', `-arch=${architecture}`, '-Werror=all-warnings', '-Xptxas', '-v', '-I', native, '-c', join(native, 'cuda', file), '-o', join(out, 'kernels.o')]
+    const args = ['-std=c++17', '-O3', `-gencode=arch=${architecture.replace('sm', 'compute')},code=${architecture}`, '-Werror=all-warnings', '-Xptxas', '-v', '-I', native, '-c', join(native, 'cuda', file), '-o', join(out, 'kernels.o')]
     const { status, stderr, stdout, error } = spawnSync('nvcc', args, { encoding: 'utf8' })
     if (error) fail([`nvcc cannot be run: ${error.message}`])
     const text = `${stdout}${stderr}`

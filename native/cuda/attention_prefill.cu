@@ -152,7 +152,7 @@ template <int Dp> void launch_prefill(Stream& stream, const AttentionPrefill& p,
 bool prefill_takes_maps(const Stream& stream, int D) { return stream.is_hopper() && padded_head_dim(D) == 128 && D % 8 == 0; }
 
 int tile_queries(const Stream& stream, int H, int D, int64_t T_) {
-  return prefill_takes_maps(stream, D) && divide_up(T_, kTileQueries) * H > stream.multiprocessors() ? kHopperTileQueries : kTileQueries;
+  return prefill_takes_maps(stream, D) && 4 * divide_up(T_, kTileQueries) * H > 5 * stream.multiprocessors() ? kHopperTileQueries : kTileQueries;
 }
 
 void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps) {

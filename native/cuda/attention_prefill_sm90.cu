@@ -15,9 +15,6 @@ namespace cuda {
 namespace {
 
 constexpr int kGroupQueries = 64, kKeys = 128, kDp = 128, kStages = 2;
-constexpr int kPanel = 64;                       // elements of a row that one swizzled row of 128 bytes holds
-constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
-constexpr float kLog2e = 1.44269504088896340736f;
 
 struct Params {
   AttentionPrefill p;
@@ -25,6 +22,10 @@ struct Params {
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+constexpr int kPanel = 64;                       // elements of a row that one swizzled row of 128 bytes holds
+constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+constexpr float kLog2e = 1.44269504088896340736f;
 
 using Barrier = uint64_t;
 
@@ -338,7 +339,7 @@ template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGrou
 
 constexpr int threads_of(int groups) { return 128 * (1 + groups); }
 
-template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1) attention_prefill_sm90_kernel(const __grid_constant__ Params params) {
+template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1) attention_prefill_hopper_kernel(const __grid_constant__ Params params) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char nc_swizzled[];
   auto& s = *reinterpret_cast<Shared<kGroups>*>(nc_swizzled);
@@ -373,7 +374,7 @@ template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1)
 
 template <int kGroups> void launch_prefill(Stream& stream, const AttentionPrefill& p, int64_t pairs) {
   constexpr size_t kSharedBytes = (kGroups * kGroupQueries + 2 * kStages * kKeys) * kDp * sizeof(bf16) + (2 + 4 * kStages) * sizeof(uint64_t);  // of Shared
-  launch(stream, "attention_prefill_sm90", attention_prefill_sm90_kernel<kGroups>, {std::min<int64_t>(pairs, stream.multiprocessors())}, threads_of(kGroups), kSharedBytes,
+  launch(stream, "attention_prefill_sm90", attention_prefill_hopper_kernel<kGroups>, {std::min<int64_t>(pairs, stream.multiprocessors())}, threads_of(kGroups), kSharedBytes,
          Params{p, static_cast<int>(pairs)});
 }
 
