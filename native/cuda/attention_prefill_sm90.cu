@@ -3,7 +3,8 @@
 // As many blocks as multiprocessors take the pairs of a tile and a head in turn. One thread has the copy engine bring queries
 // and a ring of 128 keys and values; two warpgroups of 64 queries each multiply (wgmma), and while one is at its softmax the
 // other one's products run. Keys come latest first: the first block holds the diagonal, so every query sees a key in it.
-// Bound by tensor cores, and nearly as much by exponentials.
+// Bound by tensor cores, and nearly as much by exponentials: on an H100, causal, 16 heads of 128, 510 TFLOP/s at 2048 tokens
+// and 560 at 8192, 57 % of the datasheet's 989.
 #include <algorithm>
 
 #include "cuda/device.h"
@@ -160,8 +161,7 @@ template <int kGroups> NC_DEVICE void produce(const Params& params, Shared<kGrou
   });
 }
 
-// Rows 4 f + 2 r of a quad's lanes, 16 bytes of a row each: lane q of the quad has word q of four neighbours and gets four words
-// of neighbour q.
+// Lane q of a quad has word q of four chunks of 16 bytes and gets all of chunk q.
 NC_DEVICE void transpose_quad(uint32_t (&w)[4]) {
   const bool odd = lane() & 1, upper = lane() & 2;
   NC_UNROLL
