@@ -148,7 +148,23 @@ template <int Dp> void launch_prefill(Stream& stream, const AttentionPrefill& p,
 
 }  // namespace
 
+// note: rows of y are written 16 bytes at a time there.
+bool prefill_takes_maps(const Stream& stream, int D) { return stream.is_hopper() && padded_head_dim(D) == 128 && D % 8 == 0; }
+
+int tile_queries(const Stream& stream, int H, int D, int64_t T_) {
+  return prefill_takes_maps(stream, D) && 4 * divide_up(T_, kTileQueries) * H > 5 * stream.processors() ? kHopperTileQueries : kTileQueries;
+}
+
+void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps) {
+  constexpr int64_t kRowBytes = 128 * sizeof(bf16);
+  stream.describe(maps, {q, {128, H, T_}, kRowBytes, H * kRowBytes, 1, 64});
+  for (size_t r = 0; r < rows.size(); r++) stream.describe(maps + 1 + r, {rows[r].slot, {128, ends[r], heads}, kRowBytes, rows[r].capacity * kRowBytes, 128, 1});
+}
+
 void attention_prefill(Stream& stream, const AttentionPrefill& p, int64_t tiles) {
+#ifdef __CUDACC__
+  if (p.maps) return attention_prefill_sm90(stream, p, tiles);
+#endif
   switch (p.a.Dp) {
     case 32: return launch_prefill<32>(stream, p, tiles);
     case 64: return launch_prefill<64>(stream, p, tiles);

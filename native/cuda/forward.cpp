@@ -28,6 +28,8 @@ struct Pass {
   std::vector<Range> few;   // whose queries stand alone
   const QueryTile* tiles;   // of the others
   int64_t tile_count;
+  int tile_queries;
+  const TensorMap* maps;    // of prefill_maps
 };
 
 template <class T> class ModelOf final : public Model {
@@ -125,6 +127,10 @@ template <class T> class ModelOf final : public Model {
     std::vector<QueryTile> tiles;
     std::vector<int32_t> picked;
     std::vector<Range> few;
+    std::vector<int64_t> ends;
+    int64_t T_ = 0;
+    for (const BatchRow& row : batch) T_ += row.count;
+    const int most = tile_queries(*stream_, config_.n_head, config_.head_dim, T_);
     pass_.longest = 0;
     for (const BatchRow& row : batch) {
       row.sequence->reserve(row.count + more_positions);
@@ -133,6 +139,7 @@ template <class T> class ModelOf final : public Model {
       const int32_t count = static_cast<int32_t>(row.count);
       int32_t previous = start > 0 ? row.sequence->ids().back() : -1;
       rows.push_back(row.sequence->row());
+      ends.push_back(start + count);
       for (int32_t t = 0; t < count; t++) {
         if (row.logits == WantedLogits::all || (row.logits == WantedLogits::last && t == count - 1)) picked.push_back(first + t);
         tokens.push_back({row.tokens[t], previous, start + t, r});
@@ -140,14 +147,14 @@ template <class T> class ModelOf final : public Model {
       }
       pass_.longest = std::max(pass_.longest, start + count - 1);
       if (std::is_same<T, bf16>::value && count > kFewQueries) {
-        for (int32_t t = 0; t < count; t += kTileQueries) tiles.push_back({r, first + t, std::min<int32_t>(kTileQueries, count - t), start + t});
+        for (int32_t t = 0; t < count; t += most) tiles.push_back({r, first + t, std::min<int32_t>(most, count - t), start + t});
       } else if (!few.empty() && few.back().from + few.back().count == first) {
         few.back().count += count;
       } else {
         few.push_back({first, count});
       }
     }
-    pass_.T_ = static_cast<int64_t>(tokens.size());
+    pass_.T_ = T_;
     pass_.is_step = tokens.size() == batch.size();
     pass_.few = std::move(few);
     pass_.tile_count = static_cast<int64_t>(tiles.size());
@@ -155,23 +162,34 @@ template <class T> class ModelOf final : public Model {
     last_tokens_.clear();
     for (size_t r = 0, t = 0; r < batch.size(); r++) last_tokens_.push_back(tokens[(t += static_cast<size_t>(batch[r].count)) - 1]);
     resize_scratch(std::max<int64_t>(pass_.T_, 1));
+    std::stable_sort(tiles.begin(), tiles.end(), [](const QueryTile& a, const QueryTile& b) { return a.position + a.count > b.position + b.count; });
+    std::vector<TensorMap> maps;
+    if constexpr (std::is_same<T, bf16>::value) {
+      if (prefill_takes_maps(*stream_, config_.head_dim) && !tiles.empty()) {
+        maps.resize(1 + rows.size());
+        prefill_maps(*stream_, q_.template as<bf16>(), pass_.T_, config_.n_head, slots_->heads, rows, ends, maps.data());
+      }
+    }
 
-    const size_t sizes[] = {tokens.size() * sizeof(Token), rows.size() * sizeof(Row), tiles.size() * sizeof(QueryTile), picked.size() * sizeof(int32_t)};
-    const void* parts[] = {tokens.data(), rows.data(), tiles.data(), picked.data()};
-    size_t at[5] = {};
-    for (int i = 0; i < 4; i++) at[i + 1] = at[i] + static_cast<size_t>(pad_to(static_cast<int64_t>(sizes[i]), 16));
-    if (staging_.bytes() < at[4]) {
-      staging_ = Pinned(stream_, at[4]);
-      batch_data_ = Memory(stream_, at[4]);
+    constexpr int kParts = 5;
+    const size_t sizes[kParts] = {tokens.size() * sizeof(Token), rows.size() * sizeof(Row), tiles.size() * sizeof(QueryTile), picked.size() * sizeof(int32_t), maps.size() * sizeof(TensorMap)};
+    const void* parts[kParts] = {tokens.data(), rows.data(), tiles.data(), picked.data(), maps.data()};
+    size_t at[kParts + 1] = {};
+    for (int i = 0; i < kParts; i++) at[i + 1] = at[i] + static_cast<size_t>(pad_to(static_cast<int64_t>(sizes[i]), alignof(TensorMap)));
+    if (staging_.bytes() < at[kParts]) {
+      staging_ = Pinned(stream_, at[kParts]);
+      batch_data_ = Memory(stream_, at[kParts]);
     }
     if (!stream_->ok()) return;
-    for (int i = 0; i < 4; i++) std::copy_n(static_cast<const char*>(parts[i]), sizes[i], staging_.template as<char>() + at[i]);
-    stream_->to_device(batch_data_.template as<void>(), staging_.template as<void>(), at[4]);
+    for (int i = 0; i < kParts; i++) std::copy_n(static_cast<const char*>(parts[i]), sizes[i], staging_.template as<char>() + at[i]);
+    stream_->to_device(batch_data_.template as<void>(), staging_.template as<void>(), at[kParts]);
     const char* data = batch_data_.template as<char>();
     pass_.tokens = reinterpret_cast<const Token*>(data + at[0]);
     pass_.rows = reinterpret_cast<const Row*>(data + at[1]);
     pass_.tiles = reinterpret_cast<const QueryTile*>(data + at[2]);
     picked_ = reinterpret_cast<const int32_t*>(data + at[3]);
+    pass_.maps = maps.empty() ? nullptr : reinterpret_cast<const TensorMap*>(data + at[4]);
+    pass_.tile_queries = most;
   }
 
   // note: the step's own arrays stay where they are, because captured steps know their addresses.
@@ -296,7 +314,7 @@ template <class T> class ModelOf final : public Model {
       }
     }
     if constexpr (std::is_same<T, bf16>::value) {
-      if (pass.tile_count > 0) attention_prefill(*stream_, {whole, pass.tiles}, pass.tile_count);
+      if (pass.tile_count > 0) attention_prefill(*stream_, {whole, pass.tiles, pass.tile_queries, pass.maps}, pass.tile_count);
     }
   }
 
@@ -318,7 +336,7 @@ template <class T> class ModelOf final : public Model {
     const auto key = std::make_pair(B, has_cuts_);
     auto found = steps_.find(key);
     if (found == steps_.end()) {
-      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, true, {{0, B}}, nullptr, 0};
+      const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, true, {{0, B}}, nullptr, 0, 0, nullptr};
       auto graph = stream_->capture([&] {
         run(pass);
         lm_head(every_row_.template as<int32_t>(), B, logits_.template as<float>());

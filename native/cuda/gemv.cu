@@ -1,7 +1,7 @@
 // y = epilogue(x w^T) for 1 to 4 rows, with the norm before it    MODEL.md 1: every linear layer while decoding
 // x (rows, k) T, or x (rows, C) float of which the norm is taken; w (outputs, k) T -> y (rows, outputs)
-// One block per processor owns consecutive outputs and loads their first weights before x is there; every block takes the
-// norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
+// One block per processor owns consecutive outputs, whose first weights it asks for before x is there; every block takes
+// the norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
 // 16 bytes per lane; x is in shared memory. Bound by reading w, at small models by the chain of launches.
 #include "cuda/device.h"
 #include "cuda/epilogue.h"
@@ -14,8 +14,7 @@ namespace cuda {
 namespace {
 
 constexpr int kWarps = kGemvWarps, kThreads = kWarps * kWarp;
-constexpr int kStagedBytes = 48 << 10;          // of a block's weights that go to shared memory,
-constexpr int kPrefetchBytes = 96 << 10;        // and up to here to the cache that all blocks share
+constexpr int kPrefetchBytes = 64 << 10;        // of a block's weights
 constexpr int64_t kMostXBytes = 32 << 10;       // of x in shared memory
 constexpr int kNormElements = 4;                // per thread
 constexpr int kScratch = kWarps * kGemvRows * kGemvMostOutputs;  // floats
@@ -95,13 +94,9 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   const int stride = static_cast<int>(a.stride), chunks = stride / Part::kCount;
   const int first = block_x() * g.plan.per_block, end = first + g.plan.per_block < a.outputs ? first + g.plan.per_block : a.outputs;
   float* scratch = static_cast<float*>(shared_memory());
-  Part* staged = reinterpret_cast<Part*>(scratch + kScratch);  // the first weights
-  T* x = reinterpret_cast<T*>(staged + kStagedBytes / 16);     // (rows, stride)
+  T* x = reinterpret_cast<T*>(scratch + kScratch);  // (rows, stride)
   const Part* weights = reinterpret_cast<const Part*>(a.w + first * a.stride);
-  const int own = (end - first) * chunks, staged_count = own < kStagedBytes / 16 ? own : kStagedBytes / 16;
-  for (int i = thread(); i < staged_count; i += kThreads) copy_async(staged + i, weights + i, true);
-  commit_copies();
-  for (int i = kStagedBytes / 16 + thread() * 8; i < kPrefetchBytes / 16 && i < own; i += kThreads * 8) prefetch(weights + i);
+  for (int i = thread() * 8; i < kPrefetchBytes / 16 && i < (end - first) * chunks; i += kThreads * 8) prefetch(weights + i);
   start_next();
   wait_for_previous();
 
@@ -110,7 +105,6 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   } else {
     for (int i = thread(); i < kRows * chunks; i += kThreads) reinterpret_cast<Part*>(x)[i] = reinterpret_cast<const Part*>(a.x)[i];
   }
-  wait_copies<0>();
   sync_block();
 
   const int team = warp() / g.plan.team, member = warp() % g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp;
@@ -128,7 +122,7 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
         for (int o = 0; o < kOutputs; o++) {
           const int chunk = w[o] + from + d * step;
           part[d][o] = Part{};
-          if (from + d * step < chunks) part[d][o] = *(chunk < staged_count ? staged + chunk : weights + chunk);
+          if (from + d * step < chunks) part[d][o] = weights[chunk];
         }
       }
       NC_UNROLL
@@ -152,7 +146,7 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
 
 template <class T, int kRows, bool kNorm> void launch_gemv(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
   const Gemv<T> g{a, norm, gemv_plan(a.outputs, a.stride * static_cast<int64_t>(sizeof(T)) / 16, stream.processors())};
-  const size_t shared_bytes = kScratch * sizeof(float) + kStagedBytes + static_cast<size_t>(kRows * a.stride) * sizeof(T);
+  const size_t shared_bytes = kScratch * sizeof(float) + static_cast<size_t>(kRows * a.stride) * sizeof(T);
   const Blocks blocks{divide_up(a.outputs, g.plan.per_block)};
   if (g.plan.outputs == 1) return launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 1, kNorm>, blocks, kThreads, shared_bytes, g);
   launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 2, kNorm>, blocks, kThreads, shared_bytes, g);

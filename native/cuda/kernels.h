@@ -5,6 +5,7 @@
 // A slot holds one sequence: (layer, key or value, K, capacity, Dp) T; elements D..Dp are zero.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "cuda/index.h"
 #include "cuda/runtime.h"
@@ -144,12 +145,20 @@ template <class T> void attention_append(Stream& stream, const Attention<T>& a, 
 struct QueryTile {
   int32_t row, first_token, count, position;  // position of the first
 };
-constexpr int kTileQueries = 64;
+constexpr int kTileQueries = 64, kHopperTileQueries = 128;
+// The most queries of a tile that suits a pass over T tokens.
+int tile_queries(const Stream& stream, int H, int D, int64_t T_);
 struct AttentionPrefill {
   Attention<bf16> a;        // without partial and weights
-  const QueryTile* tiles;
+  const QueryTile* tiles;   // best those with most keys first
+  int tile_queries;         // that none is longer than: kTileQueries, or kHopperTileQueries with maps
+  const TensorMap* maps;    // of prefill_maps, null where prefill_takes_maps is false
 };
-void attention_prefill(Stream& stream, const AttentionPrefill& a, int64_t tiles);
+bool prefill_takes_maps(const Stream& stream, int D);
+void attention_prefill(Stream& stream, const AttentionPrefill& p, int64_t tiles);
+void attention_prefill_sm90(Stream& stream, const AttentionPrefill& p, int64_t tiles);
+// A map of q (T, H, 128), then of every row's slot (heads, capacity, 128) without what lies beyond the row's end.
+void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps);
 
 // How one row draws, MODEL.md 5, and how far it got.
 struct Draw {

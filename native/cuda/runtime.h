@@ -16,6 +16,18 @@ struct Blocks {
   int64_t x = 1, y = 1, z = 1;
 };
 
+// What the copy engine of a Hopper GPU knows of an array (a CUtensorMap).
+struct alignas(128) TensorMap {
+  unsigned char bytes[128];
+};
+
+// (sizes[2], sizes[1], sizes[0]) bf16, copied in boxes of 64 elements by box_rows by box_planes; outside of it are zeros.
+struct BoxedArray {
+  const void* data;
+  int64_t sizes[3], row_bytes, plane_bytes;
+  int box_rows, box_planes;
+};
+
 class Graph {
  public:
   virtual ~Graph() = default;
@@ -46,10 +58,11 @@ class Stream {
   virtual void replay(const Graph& graph) = 0;
   virtual void synchronize() = 0;
   virtual int64_t free_bytes() = 0;
-  virtual int processors() = 0;       // multiprocessors
+  virtual int processors() const = 0;  // multiprocessors
   virtual int64_t cache_bytes() = 0;  // of L2
   // Compute capability 9.0, and this build has kernels for it.
   virtual bool is_hopper() const { return false; }
+  virtual void describe(TensorMap*, const BoxedArray&) {}  // of a Hopper device only
 
   bool ok() const { return status_.ok(); }
   Status take_status();

@@ -1,5 +1,6 @@
 // nc_gpu_bench [depths] [batches] [context] [prompts]        e.g. nc_gpu_bench 12,20,32 1,8,32,128 1024 512,2048
 // nc_gpu_bench kernels [depths] [rows]                       e.g. nc_gpu_bench kernels 12,20,26,32 512,2048
+// nc_gpu_bench attention [lengths] [heads]                      that kernel alone
 // Models of nanochat's shapes, of noise (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
 // table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
 // every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
@@ -7,9 +8,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <sstream>
 
+#include "cuda/bench/bench.h"
 #include "cuda/forward.h"
 
 namespace nanochat {
@@ -215,5 +218,17 @@ int main(int argc, char** argv) {
   using namespace nanochat::cuda;
   const auto argument = [&](int i, const char* fallback) { return argc > i ? argv[i] : fallback; };
   if (std::string(argument(1, "")) == "kernels") return bench_kernels(numbers(argument(2, "12,20,26,32")), numbers(argument(3, "512,2048")));
+  if (argc > 1 && !std::strcmp(argv[1], "attention")) {
+    std::string rows;
+    for (int heads : numbers(argument(3, "16"))) {
+      for (int length : numbers(argument(2, "512,2048,8192"))) {
+        for (int window : {-1, 2048, 512}) {
+          if (window < length) rows += (rows.empty() ? "" : ",") + bench_attention(heads, length, window);
+        }
+      }
+    }
+    std::printf("{\"rows\":[%s]}\n", rows.c_str());
+    return 0;
+  }
   return bench(numbers(argument(1, "12,20")), numbers(argument(2, "1,8,32,128")), std::atoi(argument(3, "1024")), numbers(argument(4, "512,2048")));
 }

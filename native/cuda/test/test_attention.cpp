@@ -15,7 +15,8 @@ struct NewTokens {
 };
 
 template <class T> struct Case {
-  Case(int D, int H, int K, int window, const std::vector<NewTokens>& chunks) : D(D), Dp(padded_head_dim(D)), H(H), K(K), window(window), chunks(chunks) {
+  Case(int D, int H, int K, int window, const std::vector<NewTokens>& chunks, int most = kTileQueries)
+      : D(D), Dp(padded_head_dim(D)), H(H), K(K), window(window), most(most), chunks(chunks) {
     std::vector<Token> list;
     for (size_t r = 0; r < chunks.size(); r++) {
       const NewTokens& chunk = chunks[r];
@@ -35,9 +36,10 @@ template <class T> struct Case {
       slots[r]->upload();
       host_rows.push_back(row);
       device_rows.push_back({slots[r]->at(Side::device), capacity});
-      for (int t = 0; t < chunk.count; t += kTileQueries) {
-        tiles.push_back({static_cast<int>(r), static_cast<int>(list.size()) + t, std::min(kTileQueries, chunk.count - t), chunk.start + t});
+      for (int t = 0; t < chunk.count; t += most) {
+        tiles.push_back({static_cast<int>(r), static_cast<int>(list.size()) + t, std::min(most, chunk.count - t), chunk.start + t});
       }
+      ends.push_back(length);
       for (int t = 0; t < chunk.count; t++) list.push_back({0, -1, chunk.start + t, static_cast<int>(r)});
     }
     T_ = static_cast<int64_t>(list.size());
@@ -77,11 +79,12 @@ template <class T> struct Case {
     expect_reference(sizeof(T) == 2 ? 3e-3 : 2e-6, "attention_decode");
   }
 
-  int D, Dp, H, K, window;
+  int D, Dp, H, K, window, most;
   std::vector<NewTokens> chunks;
   int64_t T_ = 0;
   std::vector<std::unique_ptr<Array<T>>> slots;
   std::vector<Row> host_rows, device_rows;
+  std::vector<int64_t> ends;
   std::vector<QueryTile> tiles;
   std::unique_ptr<Array<Token>> tokens;
   std::unique_ptr<Array<Row>> rows;
@@ -90,18 +93,25 @@ template <class T> struct Case {
   std::unique_ptr<Array<uint32_t>> arrived;
 };
 
-void check_prefill(int D, int H, int K, int window, const std::vector<NewTokens>& chunks) {
-  Case<bf16> c(D, H, K, window, chunks);
+void run_prefill(Case<bf16>& c) {
   Array<QueryTile> tiles(c.tiles);
-  attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device)}, static_cast<int64_t>(c.tiles.size()));
+  std::vector<TensorMap> list(1 + c.chunks.size());
+  const bool takes_maps = prefill_takes_maps(*stream, c.D);
+  if (takes_maps) prefill_maps(*stream, c.q->at(Side::device), c.T_, c.H, 2 * 2 * c.K, c.device_rows, c.ends, list.data());
+  Array<TensorMap> maps(list);
+  attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device), c.most, takes_maps ? maps.at(Side::device) : nullptr}, static_cast<int64_t>(c.tiles.size()));
+}
+
+void check_prefill(int D, int H, int K, int window, const std::vector<NewTokens>& chunks, int most = kTileQueries) {
+  Case<bf16> c(D, H, K, window, chunks, most);
+  run_prefill(c);
   c.expect_reference(5e-3, "attention_prefill");
 }
 
 // The same queries through the other kernel.
-void check_prefill_equals_decode() {
-  Case<bf16> c(64, 2, 1, 100, {{70, 90}});
-  Array<QueryTile> tiles(c.tiles);
-  attention_prefill(*stream, {c.args(Side::device), tiles.at(Side::device)}, static_cast<int64_t>(c.tiles.size()));
+void check_prefill_equals_decode(int D) {
+  Case<bf16> c(D, 2, 1, 100, {{70, 90}});
+  run_prefill(c);
   const std::vector<float> prefill = c.y->read();
   attention_decode(*stream, c.args(Side::device), c.T_, kMaxSplits);
   expect_near(prefill, c.y->read(), 5e-3, "attention_prefill = attention_decode");
@@ -166,6 +176,21 @@ template <class T> void check_decode_shapes() {
   for (int splits = 1; splits <= kMaxSplits; splits++) Case<T>(32, 1, 1, -1, {{splits * kLeastSplit - 1, 1}}).check_decode();
 }
 
+// Blocks of 128 keys, several tiles and heads in turn by one block of the grid.
+void check_hopper_shapes(int most) {
+  int i = 0;
+  for (int count : {1, 63, 64, 65, 127, 128, 129, 290}) {
+    for (int start : {0, 1, 127, 128, 300}) {
+      const int D = (const int[]){128, 120, 72}[i % 3], K = 1 + i % 2;
+      for (int window : {-1, 0, 40, 127, 128, 200, count + start - 1}) check_prefill(D, K * (1 + i % 3), K, window, {{start, count}}, most);
+      i++;
+    }
+  }
+  check_prefill(128, 4, 2, 130, {{0, 300}, {333, 6}, {64, 128}, {5, 1}, {0, 129}, {700, 500}}, most);
+  check_prefill(128, 3, 1, -1, {{0, 1500}, {100, 400}, {0, 7}}, most);
+  check_prefill(128, 12, 3, 30, {{1000, 2000}}, most);
+}
+
 }  // namespace
 
 void test_attention() {
@@ -181,8 +206,12 @@ void test_attention() {
       i++;
     }
   }
+  if (stream->is_hopper()) {
+    for (int most : {kTileQueries, kHopperTileQueries}) check_hopper_shapes(most);
+  }
   check_prefill(64, 2, 1, 70, {{0, 100}, {333, 6}, {64, 64}, {5, 1}});
-  check_prefill_equals_decode();
+  check_prefill_equals_decode(64);
+  check_prefill_equals_decode(128);
   check_batch_independence();
 }
 
