@@ -147,7 +147,7 @@ void bench_gemm(Stream* opened, int depth, int rows, std::string* json) {
       const auto graph = stream->capture([&] {
         for (int i = 0; i < kSteps; i++) {
           const size_t one = static_cast<size_t>(p.outputs) * p.k;
-          kernel(*stream, {x.as<bf16>(), w.as<bf16>() + i % (weights / one) * one, p.k, y.as<void>(), p.outputs, rows, p.outputs, p.epilogue, 15});
+          kernel(*stream, {x.as<bf16>(), w.as<bf16>() + i % (weights / one) * one, p.k, y.as<void>(), p.outputs, rows, p.outputs, p.epilogue, 15, nullptr, nullptr});
         }
       });
       return median_ms([&] {

@@ -83,7 +83,7 @@ std::string bench_attention(int heads, int length, int window) {
     std::reverse(list.begin(), list.end());
     stream->to_device(tiles.as<void>(), list.data(), list.size() * sizeof(QueryTile));
     stream->synchronize();
-    const AttentionPrefill p{{nullptr, rows.as<Row>(), q.as<bf16>(), heads, heads, kDim, kDim, 0, window, 1 / std::sqrt(static_cast<float>(kDim)), nullptr, nullptr, y.as<bf16>(), heads * kDim},
+    const AttentionPrefill p{{nullptr, rows.as<Row>(), q.as<bf16>(), heads, heads, kDim, kDim, 0, window, 1 / std::sqrt(static_cast<float>(kDim)), nullptr, nullptr, nullptr, y.as<bf16>(), heads * kDim},
                              tiles.as<QueryTile>(), most, portable ? nullptr : maps.as<TensorMap>()};
     return median_us(*stream, [&] { attention_prefill(*stream, p, static_cast<int64_t>(list.size())); });
   };
