@@ -9,7 +9,7 @@
 // note: at least 1 block, else the compiler spills to make room for more.
 #define NC_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 // note: for kernels that should fit on a processor beside the next one.
-#define NC_HALF_KERNEL(threads) __global__ void __launch_bounds__(threads, 512 / (threads))
+#define NC_HALF_KERNEL(threads) __global__ void __launch_bounds__(threads, 1024 / (threads))
 #define NC_UNROLL _Pragma("unroll")
 #define NC_UNROLL_BY_4 _Pragma("unroll 4")
 

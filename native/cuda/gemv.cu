@@ -2,7 +2,7 @@
 // x (rows, k) T, or x (rows, C) float of which the norm is taken; w (outputs, k) T -> y (rows, outputs)
 // One block per processor owns consecutive outputs, whose first weights it asks for before x is there; every block takes
 // the norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
-// 16 bytes per lane, the next ones while it multiplies; x is in shared memory. Bound by reading w, at small models by the chain of launches.
+// 16 bytes per lane; x is in shared memory. Bound by reading w, at small models by the chain of launches.
 #include "cuda/device.h"
 #include "cuda/epilogue.h"
 #include "cuda/kernels.h"
@@ -16,7 +16,7 @@ namespace {
 constexpr int kWarps = kGemvWarps, kThreads = kWarps * kWarp;
 constexpr int kPrefetchBytes = 64 << 10;        // of a block's weights
 constexpr int64_t kMostXBytes = 32 << 10;       // of x in shared memory
-constexpr int kNormElements = 8;                // per thread
+constexpr int kNormElements = 4;                // per thread
 constexpr int kScratch = kWarps * kGemvRows * kGemvMostOutputs;  // floats
 
 template <class T> struct Gemv {
@@ -107,53 +107,40 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   }
   sync_block();
 
-  const int team = warp() / g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp;
-  const int per_output = static_cast<int>(divide_up(chunks, step * kDeep)), rounds = static_cast<int>(divide_up(end - first, teams * kOutputs));
-  const int from = warp() % g.plan.team * kWarp + lane();
-  const auto load = [&](int i, Part (&part)[kDeep][kOutputs]) {  // piece i % per_output of the team's outputs of round i / per_output
-    const int output = (i / per_output * teams + team) * kOutputs, chunk = from + i % per_output * step * kDeep;
+  const int team = warp() / g.plan.team, member = warp() % g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp;
+  for (int round = first; round < end; round += teams * kOutputs) {
+    const int output = round + team * kOutputs;
+    int w[kOutputs];  // where the outputs' weights begin, of the block's
     NC_UNROLL
-    for (int o = 0; o < kOutputs; o++) {
-      const Part* row = weights + (output + o) * chunks;
+    for (int o = 0; o < kOutputs; o++) w[o] = ((output + o < end ? output + o : end - 1) - first) * chunks;
+    float sum[kRows][kOutputs] = {};
+    for (int from = member * kWarp + lane(); any(from < chunks && output < end); from += step * kDeep) {
+      Part part[kDeep][kOutputs];
       NC_UNROLL
       for (int d = 0; d < kDeep; d++) {
-        part[d][o] = Part{};
-        if (first + output + o < end && chunk + d * step < chunks) part[d][o] = row[chunk + d * step];
-      }
-    }
-  };
-  Part part[kDeep][kOutputs], next[kDeep][kOutputs];
-  float sum[kRows][kOutputs] = {};
-  load(0, next);
-  for (int i = 0; i < rounds * per_output; i++) {
-    NC_UNROLL
-    for (int d = 0; d < kDeep; d++) {
-      NC_UNROLL
-      for (int o = 0; o < kOutputs; o++) part[d][o] = next[d][o];
-    }
-    load(i + 1, next);
-    const int chunk = from + i % per_output * step * kDeep;
-    NC_UNROLL
-    for (int d = 0; d < kDeep; d++) {
-      if (chunk + d * step >= chunks) continue;
-      NC_UNROLL
-      for (int r = 0; r < kRows; r++) {
-        const Part values = reinterpret_cast<const Part*>(x + r * stride)[chunk + d * step];
         NC_UNROLL
-        for (int e = 0; e < Part::kCount; e++) {
-          const float v = widen(values.at[e]);
+        for (int o = 0; o < kOutputs; o++) {
+          const int chunk = w[o] + from + d * step;
+          part[d][o] = Part{};
+          if (from + d * step < chunks) part[d][o] = weights[chunk];
+        }
+      }
+      NC_UNROLL
+      for (int d = 0; d < kDeep; d++) {
+        if (from + d * step >= chunks) continue;
+        NC_UNROLL
+        for (int r = 0; r < kRows; r++) {
+          const Part values = reinterpret_cast<const Part*>(x + r * stride)[from + d * step];
           NC_UNROLL
-          for (int o = 0; o < kOutputs; o++) sum[r][o] += v * widen(part[d][o].at[e]);
+          for (int e = 0; e < Part::kCount; e++) {
+            const float v = widen(values.at[e]);
+            NC_UNROLL
+            for (int o = 0; o < kOutputs; o++) sum[r][o] += v * widen(part[d][o].at[e]);
+          }
         }
       }
     }
-    if ((i + 1) % per_output != 0) continue;
-    finish_team<T, kRows, kOutputs>(g, sum, first + (i / per_output * teams + team) * kOutputs, end, scratch);
-    NC_UNROLL
-    for (int r = 0; r < kRows; r++) {
-      NC_UNROLL
-      for (int o = 0; o < kOutputs; o++) sum[r][o] = 0;
-    }
+    finish_team<T, kRows, kOutputs>(g, sum, output, end, scratch);
   }
 }
 

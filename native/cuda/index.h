@@ -50,7 +50,7 @@ NC_BOTH constexpr int most_splits(int visible) {
 struct GemvPlan {
   int per_block, outputs, team;
 };
-constexpr int kGemvWarps = 8, kGemvMostOutputs = 2;
+constexpr int kGemvWarps = 16, kGemvMostOutputs = 2;
 
 // chunks: of 16 bytes in a row of weights.
 NC_BOTH constexpr GemvPlan gemv_plan(int outputs, int64_t chunks, int processors) {
