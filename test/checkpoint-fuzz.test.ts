@@ -13,7 +13,7 @@ test('2,000 mutated files: each a typed error or a valid result', async () => {
     + `largest allocation ${largestShare.toFixed(2)} of the files`)
   const count = (code: string): number => refused[code] ?? 0
   assert.ok(valid > 50 && count('ERR_CHECKPOINT_FORMAT') > 500 && count('ERR_CHECKPOINT_ARCH') > 20 && count('ERR_TOKENIZER_FORMAT') > 100)
-  assert.equal(await openFiles(), filesBefore)
+  assert.ok(await openFiles() <= filesBefore, 'files stay open')
 })
 
 /** How many files this process has open; 0 on systems that do not tell. */

@@ -31,7 +31,7 @@ inline int64_t kv_bytes_per_token(const ModelConfig& c, int64_t item) { return i
 inline int64_t working_bytes(const ModelConfig& c, int64_t item, int64_t tokens) {
   const int64_t Dp = padded_head_dim(c.head_dim), stride = pad_to(c.n_embd, kRowUnit), slab = std::min(tokens, kSlab);
   const int64_t floats = 4 * c.n_embd + c.qkv_dim() + 2 * (c.head_dim / 2), items = 2 * stride + c.n_head * Dp + pad_to(c.mlp_hidden, kRowUnit);
-  const int64_t of_slab = c.n_head * kMaxSplits * (Dp + 2) + c.vocab_size, small = 8 << 20;  // rows, tokens, draws and shared sums
+  const int64_t of_slab = c.n_head * kMaxSplits * (Dp + 2) + c.vocab_size, small = 4 << 20;  // rows, tokens, draws and shared sums
   return tokens * (floats * 4 + items * item) + slab * of_slab * 4 + small;
 }
 
