@@ -8,10 +8,9 @@ import { convertCheckpoint } from '../../lib/convert.js'
 import { NanochatError, type ErrorCode } from '../../lib/errors.js'
 import { native, type ModelSpec } from '../../lib/native.js'
 import { tokenizerFromPickle } from '../../lib/tokenizer.js'
+import { generator, type Random } from './random.js'
 import { hfConfig, hfTensors, tinyMeta, tinySpec, tinyTensors, withDir, writeHf, writeTiny } from './tiny-checkpoint.js'
 import { itemSizes, ptBytes, safetensorsBytes, stateDictPickle } from './write-pt.js'
-
-type Random = (below: number) => number
 
 interface Target {
   name: string
@@ -233,15 +232,4 @@ function numberAt(bytes: Uint8Array, from: number): [number, number] {
   let length = 0
   while (isDigit(at + length)) length++
   return [at, length]
-}
-
-/** mulberry32. */
-function generator(seed: number): Random {
-  let state = Math.imul(seed, 0x9e3779b9) >>> 0
-  return (below) => {
-    state = state + 0x6d2b79f5 >>> 0
-    let x = Math.imul(state ^ state >>> 15, state | 1)
-    x = x + Math.imul(x ^ x >>> 7, x | 61) ^ x
-    return ((x ^ x >>> 14) >>> 0) % below
-  }
 }

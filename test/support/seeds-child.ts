@@ -1,0 +1,18 @@
+// Runs one kind of campaign for seeds `from` to `to`, and says each on a line of its own before it begins: after a crash the last
+// line names the seed. Arguments: kind, from, to, and a size that the kind gives a meaning.
+import { writeSync } from 'node:fs'
+import { fuzzNative } from './native-fuzz.js'
+
+const [kind = '', from = '0', to = '0', size = '0'] = process.argv.slice(2)
+const trace = process.env.FUZZ_TRACE === undefined ? undefined : (call: string): void => { writeSync(2, `${call}\n`) }
+
+const kinds: Record<string, (seed: number) => Promise<unknown>> = {
+  native: (seed) => fuzzNative(seed, Number(size), trace),
+}
+
+const run = kinds[kind]
+if (run === undefined) throw new Error(`Expected one of ${Object.keys(kinds).join(', ')} but received ${kind}`)
+for (let seed = Number(from); seed < Number(to); seed++) {
+  writeSync(1, `${seed} `)
+  writeSync(1, `${JSON.stringify(await run(seed))}\n`)
+}
