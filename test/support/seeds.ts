@@ -1,15 +1,24 @@
 // Runs campaigns of seeds-child.ts in child processes: a crash, a hang or a failed check names its seed.
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
-const isCompiled = import.meta.url.endsWith('.js')
-const child = fileURLToPath(new URL(isCompiled ? './seeds-child.js' : './seeds-child.ts', import.meta.url))
+const ownChild = fileURLToPath(new URL(import.meta.url.endsWith('.js') ? './seeds-child.js' : './seeds-child.ts', import.meta.url))
 
-/** The sums of what the seeds reported. `exitCodes`: how a child may end besides 0; the next one goes on with the seed after. */
-export async function runSeeds(kind: string, from: number, to: number, size: number, { timeoutMs = 120_000, exitCodes = [] as number[] } = {}): Promise<Record<string, number>> {
+export interface SeedOptions {
+  timeoutMs?: number
+  exitCodes?: number[]             // how a child may end besides 0; the next one goes on with the seed after
+  env?: Record<string, string>
+  child?: string                   // another seeds-child
+}
+
+/** The sums of what the seeds reported. */
+export async function runSeeds(kind: string, from: number, to: number, size: number, options: SeedOptions = {}): Promise<Record<string, number>> {
+  const { exitCodes = [] } = options
   const sums: Record<string, number> = {}
   for (let next = from; next < to;) {
-    const { lines, code, signal, stderr } = await runChild([kind, String(next), String(to), String(size)], timeoutMs)
+    const { lines, code, signal, stderr } = await runChild([kind, String(next), String(to), String(size)], options)
     for (const line of lines) {
       const [, seed = '', report = '{}'] = /^(\d+) (.*)$/.exec(line) ?? []
       next = Number(seed) + 1
@@ -24,9 +33,13 @@ export async function runSeeds(kind: string, from: number, to: number, size: num
 
 interface Ending { lines: string[], code: number | null, signal: string | null, stderr: string }
 
-function runChild(args: string[], timeoutMs: number): Promise<Ending> {
+const memory = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()      // for small files by the million
+
+function runChild(args: string[], { timeoutMs = 120_000, env, child = ownChild }: SeedOptions): Promise<Ending> {
   return new Promise((resolve, reject) => {
-    const node = spawn(process.execPath, [...isCompiled ? [] : ['--import', 'tsx'], '--expose-gc', child, ...args], { stdio: ['ignore', 'pipe', 'pipe'], timeout: timeoutMs, killSignal: 'SIGKILL' })
+    const node = spawn(process.execPath, [...child.endsWith('.ts') ? ['--import', 'tsx'] : [], '--expose-gc', child, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'], timeout: timeoutMs, killSignal: 'SIGKILL', env: { ...process.env, TMPDIR: memory, ...env }
+    })
     const out: Buffer[] = [], err: Buffer[] = []
     node.stdout.on('data', (chunk: Buffer) => out.push(chunk))
     node.stderr.on('data', (chunk: Buffer) => err.push(chunk))
