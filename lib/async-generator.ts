@@ -22,7 +22,10 @@ export function asyncGenerator<T, R>(source: Source<T, R>): AsyncGenerator<T, R,
     try {
       const result = await source.next()
       if (closed) return ended
-      if (result.done) closed = true
+      if (result.done) {
+        closed = true
+        dropped.unregister(source)
+      }
       return result
     } catch (error) {
       if (closed) return ended
@@ -31,6 +34,7 @@ export function asyncGenerator<T, R>(source: Source<T, R>): AsyncGenerator<T, R,
   }
   const close = async (): Promise<void> => {
     closed = true
+    dropped.unregister(source)
     await source.close()
     await last
   }
@@ -54,8 +58,9 @@ export function asyncGenerator<T, R>(source: Source<T, R>): AsyncGenerator<T, R,
     },
     [Symbol.asyncIterator]: () => generator    // note: this reference keeps the generator from being collected while a next() is pending
   }
-  dropped.register(generator, source)
+  dropped.register(generator, source, source)
   return generator
 }
 
+// note: what is closed is taken out, because the registry's call of a collected generator can be long in coming
 const dropped = new FinalizationRegistry<Source<unknown, unknown>>((source) => { void source.close() })

@@ -60,7 +60,7 @@ export function sample(sampler: Sampler, logits: Float32Array, position: number)
   if (topK > 0 && topK < V) {
     let n = largest(values, topK)
     if (topP < 1) n = nucleus(n, values, max, topP, massOf(n, values, max))
-    return drawFromKeys(gumbel, n)
+    return drawFromKeys(gumbel, likeliest, n)
   }
   return drawFromAll(gumbel, likeliest, topP < 1 ? lastKeyOfNucleus(values, max, topP) : Infinity)
 }
@@ -230,12 +230,13 @@ function gumbelOf(word: number): number {
   return Math.fround(-Math.log(-Math.log((word + 0.5) * 2 ** -32)))
 }
 
-/** Gumbel-max over the `n` sorted candidates in `keys`. */
-function drawFromKeys({ sampler: { key, row }, position, values, max, minP }: Draw, n: number): number {
+/** Gumbel-max over the `n` sorted candidates in `keys`. NaN is never drawn, though it sorts first. */
+function drawFromKeys({ sampler: { key, row }, position, values, max, minP }: Draw, likeliest: number, n: number): number {
   let best = -Infinity, bestId = -1
   for (let i = 0; i < n; i++) {
     const id = idOfKey(keys[i] as number)
     const value = values[id] as number
+    if (Number.isNaN(value)) continue
     if (Math.fround(value + gumbelMax) < best || (minP > 0 && Math.exp(value - max) < minP)) break
     philox(words, key, id >>> 2, row, position, 0)
     const noisy = Math.fround(value + gumbelOf((words[id & 3] as number) >>> 0))
@@ -244,7 +245,7 @@ function drawFromKeys({ sampler: { key, row }, position, values, max, minP }: Dr
       bestId = id
     }
   }
-  return bestId
+  return bestId < 0 ? likeliest : bestId
 }
 
 /**

@@ -6,10 +6,11 @@
 // Needs qemu-user, for arm64 also cmake and g++-aarch64-linux-gnu; what is not there is skipped, and said.
 // The last line is `N passed, N failed`: the choice of each processor counts as one test.
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { layOut } from './lay-out.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const work = join(root, 'build-emulated')
@@ -38,7 +39,7 @@ class Skip extends Error {}
 function prepareX64(cpu) {
   if (process.platform !== 'linux' || process.arch !== 'x64') throw new Skip('this is not linux-x64')
   need('qemu-x86_64', 'qemu-user')
-  const folder = layOut('x64')
+  const folder = layOut(join(work, 'x64'))
   mkdirSync(join(folder, 'build/Release'), { recursive: true })
   if (!existsSync(join(root, 'build/Release/nanochat.node'))) throw new Error('Expected build/Release/nanochat.node: npm install')
   copyFileSync(join(root, 'build/Release/nanochat.node'), join(folder, 'build/Release/nanochat.node'))
@@ -49,7 +50,7 @@ function prepareArm64() {
   need('qemu-aarch64', 'qemu-user')
   need('aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu')
   need('cmake', 'cmake')
-  const folder = layOut('arm64')
+  const folder = layOut(join(work, 'arm64'))
   cmake('-S', root, '-B', folder, `-DCMAKE_TOOLCHAIN_FILE=${join(root, 'scripts/arm64.cmake')}`)
   cmake('--build', folder, '--parallel', String(availableParallelism()))
   return { folder, command: ['qemu-aarch64', '-cpu', 'cortex-a57', '-L', '/usr/aarch64-linux-gnu', arm64Node()] }
@@ -71,20 +72,6 @@ function arm64Node() {
   execFileSync('tar', ['xzf', pack.stdout.trim(), 'package/bin/node'], { cwd: folder })
   rmSync(join(folder, pack.stdout.trim()))
   return node
-}
-
-/** Compiled tests and sources in a folder of their own, where lib finds the addon of that folder and no other. */
-function layOut(name) {
-  const folder = join(work, name)
-  for (const part of ['lib', 'test']) rmSync(join(folder, part), { recursive: true, force: true })
-  execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '--noEmit', 'false', '--noCheck', '--declaration', 'false',
-    '--rootDir', '.', '--outDir', folder], { cwd: root, stdio: 'inherit' })
-  for (const file of ['package.json', 'binding.gyp', 'test/run.mjs']) copyFileSync(join(root, file), join(folder, file))
-  for (const link of ['node_modules', 'models', 'test/fixtures']) {
-    rmSync(join(folder, link), { force: true })
-    symlinkSync(join(root, link), join(folder, link))
-  }
-  return folder
 }
 
 function need(command, debianPackage) {

@@ -50,6 +50,25 @@ function randomParams(next: () => number, V: number): SamplingParams {
   }
 }
 
+test('logits that are not a number, or beyond float32, give an id all the same', () => {
+  const V = 70
+  for (const topP of [1, 0.9]) {
+    for (const [temperature, minP, topK] of [[1, 0.5, 5], [1, 0, 5], [1, 0.5, 0], [1e-30, 0.5, 5], [1e-30, 0, 0]] as const) {
+      for (const [name, logits] of Object.entries({
+        first: Float32Array.from({ length: V }, (_, i) => i === 0 ? NaN : i / 8), most: Float32Array.from({ length: V }, (_, i) => i === 66 ? 1 : NaN),
+        all: new Float32Array(V).fill(NaN), huge: Float32Array.from({ length: V }, (_, i) => 1e20 + i * 1e18), infinite: Float32Array.from({ length: V }, (_, i) => i % 9 ? 1 : Infinity)
+      })) {
+        const sampler = newSampler({ ...defaults, temperature, topK, topP, minP }, 0, V, [])
+        for (const [where, id] of [['C++', draw(sampler, logits, 3)], ['TypeScript', sample(sampler, logits, 3)]] as const) {
+          const label = `${where}, ${name}, temperature ${temperature}, minP ${minP}, topK ${topK}, topP ${topP}: ${id}`
+          assert.ok(Number.isInteger(id) && id >= 0 && id < V, label)
+          assert.ok(name === 'all' || !Number.isNaN(logits[id]), label)
+        }
+      }
+    }
+  }
+})
+
 test('thousands of random logits and options: the tokens of lib/sampling.ts', () => {
   const next = uniform(7)
   let draws = 0

@@ -48,7 +48,10 @@ class Arguments {
     if (static_cast<int64_t>(array.ElementLength()) != count) {
       invalid("Expected " + std::to_string(count) + " elements for " + name + " but received " + std::to_string(array.ElementLength()) + ".");
     }
-    return reinterpret_cast<E*>(static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset());
+    // note: not by way of the buffer, which Node-API cannot open when it is shared
+    void* data = nullptr;
+    if (napi_get_typedarray_info(env(), value, nullptr, nullptr, &data, nullptr, nullptr) != napi_ok || !data) invalid(std::string("Expected readable memory for ") + name + ".");
+    return static_cast<E*>(data);
   }
 
  private:

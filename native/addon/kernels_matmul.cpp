@@ -130,9 +130,12 @@ Napi::Value pack_matrix(const Napi::CallbackInfo& info) {
   packed->matrix.type = expect_compute_type(args.at(3));
   packed->matrix.outputs = outputs;
   packed->matrix.k = k;
-  packed->data = Buffer(static_cast<size_t>(packed->matrix.panels() * packed->matrix.panel_size()));
-  packed->matrix.data = packed->data.as<uint8_t>();
-  with_type_of(args.at(2), [&](auto element) { pack_rows(args.array<decltype(element)>("w", static_cast<int64_t>(outputs) * k), packed.get()); });
+  with_type_of(args.at(2), [&](auto element) {
+    const auto* w = args.array<decltype(element)>("w", static_cast<int64_t>(outputs) * k);
+    packed->data = Buffer(static_cast<size_t>(packed->matrix.panels() * packed->matrix.panel_size()));
+    packed->matrix.data = packed->data.as<uint8_t>();
+    pack_rows(w, packed.get());
+  });
   const int64_t bytes = static_cast<int64_t>(packed->data.bytes());
   const auto handle = Napi::External<Packed>::New(info.Env(), packed.get(), [bytes](Napi::BasicEnv env, Packed* data) {
     Napi::MemoryManagement::AdjustExternalMemory(env, -bytes);

@@ -36,6 +36,27 @@ void expect_usable(Napi::Env env, bool disposed, const char* what) {
 
 [[noreturn]] void throw_invalid(Napi::Env env, const std::string& message) { throw_status(env, Status::error("ERR_INVALID_ARG", message)); }
 
+// note: an object's prototype says nothing of what it wraps, so each kind carries a tag of its own.
+constexpr napi_type_tag kModelTag = {0x5f3d2a9c81e64b07, 0x8c1b64f0d97e2a35}, kSequenceTag = {0x2e97c4d10b5a4f68, 0xa6d0385be14c7f92};
+constexpr napi_type_tag kNewModelTag = {0x71a0f8e35c2d4b96, 0x93f5e27a0d8b614c}, kNewSequenceTag = {0xd4b81c6e9f3a4725, 0xbe270f95a4c8d361};
+
+template <class T> T* unwrap_tagged(const Napi::Object& object, const napi_type_tag& tag, const char* what) {
+  if (!object.IsObject() || !object.CheckTypeTag(&tag)) throw_invalid(object.Env(), std::string("Expected ") + what + ".");
+  return Napi::ObjectWrap<T>::Unwrap(object);
+}
+
+// What a constructor was given by create(): a script can call it too, with an external of another kind.
+template <class T> std::shared_ptr<T> expect_made(const Napi::CallbackInfo& info, const napi_type_tag& tag, const char* message) {
+  if (info.Length() != 1 || !info[0].IsExternal() || !info[0].As<Napi::External<std::shared_ptr<T>>>().CheckTypeTag(&tag)) throw_invalid(info.Env(), message);
+  return *info[0].As<Napi::External<std::shared_ptr<T>>>().Data();
+}
+
+template <class T> Napi::Value construct(const Napi::FunctionReference& constructor, Napi::Env env, std::shared_ptr<T> state, const napi_type_tag& tag) {
+  const auto external = Napi::External<std::shared_ptr<T>>::New(env, &state);
+  external.TypeTag(&tag);
+  return constructor.New({external});
+}
+
 template <class A> A expect_array(const Napi::Value& value, const char* name, napi_typedarray_type type, const char* type_name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) throw_invalid(value.Env(), std::string("Expected ") + type_name + " for " + name + ".");
   return value.As<A>();
@@ -84,14 +105,16 @@ class NativeSequence : public Napi::ObjectWrap<NativeSequence> {
   }
 
   static Napi::Value create(Napi::Env env, std::shared_ptr<SequenceState> state) {
-    const auto external = Napi::External<std::shared_ptr<SequenceState>>::New(env, &state);
-    return env.GetInstanceData<Constructors>()->sequence.New({external});
+    return construct(env.GetInstanceData<Constructors>()->sequence, env, std::move(state), kNewSequenceTag);
   }
 
   explicit NativeSequence(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeSequence>(info) {
-    if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "A sequence is made by newSequence().");
-    state_ = *info[0].As<Napi::External<std::shared_ptr<SequenceState>>>().Data();
+    state_ = expect_made<SequenceState>(info, kNewSequenceTag, "A sequence is made by newSequence().");
+    info.This().As<Napi::Object>().TypeTag(&kSequenceTag);
   }
+
+  // Instead of ObjectWrap's, also for the receivers of methods.
+  static NativeSequence* Unwrap(Napi::Object object) { return unwrap_tagged<NativeSequence>(object, kSequenceTag, "sequences of newSequence()"); }
 
   const std::shared_ptr<SequenceState>& state() const { return state_; }
 
@@ -190,13 +213,11 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   }
 
   static Napi::Value create(Napi::Env env, std::shared_ptr<Runner> runner) {
-    const auto external = Napi::External<std::shared_ptr<Runner>>::New(env, &runner);
-    return env.GetInstanceData<Constructors>()->model.New({external});
+    return construct(env.GetInstanceData<Constructors>()->model, env, std::move(runner), kNewModelTag);
   }
 
   explicit NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {
-    if (info.Length() != 1 || !info[0].IsExternal()) throw_invalid(info.Env(), "A model is made by load() or seeded().");
-    runner_ = *info[0].As<Napi::External<std::shared_ptr<Runner>>>().Data();
+    runner_ = expect_made<Runner>(info, kNewModelTag, "A model is made by load() or seeded().");
     const BackendModel& model = *runner_->model();
     config_ = model.config();
     memory_bytes_ = model.memory_bytes();
@@ -204,7 +225,10 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     isa_ = model.isa();
     threads_ = runner_->pool().threads();
     kv_bytes_per_token_ = model.kv_bytes_per_token();
+    info.This().As<Napi::Object>().TypeTag(&kModelTag);
   }
+
+  static NativeModel* Unwrap(Napi::Object object) { return unwrap_tagged<NativeModel>(object, kModelTag, "a model of load() or seeded()"); }
 
   void Finalize(Napi::BasicEnv env) override {
     runner_->close_now(false);
@@ -291,9 +315,10 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     if (wanted.ElementLength() != pass->rows.size()) throw_invalid(env, "Expected as many logits as sequences.");
     int64_t logits_rows = 0;
     for (size_t r = 0; r < pass->rows.size(); r++) {
-      if (wanted[r] > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
-      pass->rows[r].logits = static_cast<WantedLogits>(wanted[r]);
-      logits_rows += wanted[r] == 0 ? 0 : wanted[r] == 1 ? 1 : pass->rows[r].count;
+      const uint8_t kind = wanted[r];  // note: read once, shared memory may change meanwhile
+      if (kind > 2) throw_invalid(env, "Expected 0, 1 or 2 for logits.");
+      pass->rows[r].logits = static_cast<WantedLogits>(kind);
+      logits_rows += kind == 0 ? 0 : kind == 1 ? 1 : pass->rows[r].count;
     }
     const size_t logits_size = static_cast<size_t>(logits_rows) * static_cast<size_t>(config_.vocab_size);
     if (out.ElementLength() < logits_size) throw_invalid(env, "Expected out to have room for " + std::to_string(logits_size) + " logits.");
@@ -326,6 +351,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
     const auto pass = read_pass(info, limits.max_steps);
     if (samplers->size() != pass->rows.size()) throw_invalid(env, "Expected as many samplers as sequences.");
     const auto pause_ids = expect_array<Napi::Int32Array>(info[4], "pauseIds", napi_int32_array, "an Int32Array");
+    if (pause_ids.ElementLength() > static_cast<size_t>(kMostTokensPerPass)) throw_invalid(env, "Expected at most 1048576 ids for pauseIds.");
     limits.pause_ids.assign(pause_ids.Data(), pause_ids.Data() + pause_ids.ElementLength());
     auto job = std::make_shared<Job>();
     auto ids = std::make_shared<std::vector<int32_t>>();
@@ -372,15 +398,17 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
       sequences.push_back(expect_sequence(env, array.Get(i)));
       if (!seen.insert(sequences.back().get()).second) throw_invalid(env, "Expected each sequence once in a pass.");
     }
+    // note: last, because a getter of the array can start a pass with a sequence before it
+    for (const auto& state : sequences) {
+      if (state->busy) throw_invalid(env, "The sequence is in a pass; wait for it to end.");
+    }
     return sequences;
   }
 
   std::shared_ptr<SequenceState> expect_sequence(Napi::Env env, const Napi::Value& value) {
-    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(env.GetInstanceData<Constructors>()->sequence.Value())) throw_invalid(env, "Expected sequences of newSequence().");
     const auto state = NativeSequence::Unwrap(value.As<Napi::Object>())->state();
     expect_usable(env, !state, "sequence");
     if (state->runner != runner_) throw_invalid(env, "Expected a sequence of this model.");
-    if (state->busy) throw_invalid(env, "The sequence is in a pass; wait for it to end.");
     return state;
   }
 

@@ -54,6 +54,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsArray()) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an array for threads."));
   const Napi::Array counts = info[0].As<Napi::Array>();
+  if (counts.Length() > 64) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected at most 64 numbers for threads."));
   std::vector<int> threads;
   for (uint32_t i = 0; i < counts.Length(); i++) threads.push_back(static_cast<int>(expect_integer(counts.Get(i), "threads", 1, 1024)));
   const Kernels* kernels = info[1].IsUndefined() ? find_kernels(nullptr) : &expect_kernels(info[1]);

@@ -19,6 +19,9 @@ template <class E> std::vector<E> read_array(const Napi::Value& value, const cha
 }
 
 std::vector<int32_t> read_ids(const Napi::Value& value, const char* name, int vocab_size) {
+  if (is_array_of(value, napi_int32_array) && value.As<Napi::TypedArray>().ElementLength() > static_cast<size_t>(kMostWidth)) {
+    throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected at most 16777216 ids for ") + name + "."));
+  }
   std::vector<int32_t> ids = read_array<int32_t>(value, name, napi_int32_array);
   const bool valid = std::all_of(ids.begin(), ids.end(), [&](int32_t id) { return id >= 0 && id < vocab_size; });
   if (!valid) throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected token ids from 0 to ") + std::to_string(vocab_size - 1) + " for " + name + "."));

@@ -22,6 +22,7 @@ void init_sandbox(Napi::Env, Napi::Object) {}
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -63,8 +64,8 @@ struct Child {
 
 class Thread {
  public:
-  Thread(Napi::Env env, Napi::Function on_event)
-      : notify_(Napi::ThreadSafeFunction::New(env, on_event, "nanochat sandbox", 0, 1)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), thread_([this] { run(); }) {
+  // Takes over `wake`, an event descriptor.
+  Thread(Napi::Env env, Napi::Function on_event, int wake) : notify_(Napi::ThreadSafeFunction::New(env, on_event, "nanochat sandbox", 0, 1)), wake_(wake), thread_([this] { run(); }) {
     notify_.Unref(env);
   }
 
@@ -224,11 +225,18 @@ class Thread {
   std::thread thread_;               // last: it uses all of the above
 };
 
+constexpr uint32_t kMostStrings = 4096;
+
 std::vector<std::string> strings(const Napi::Value& value) {
   std::vector<std::string> out;
   if (!value.IsArray()) return out;
   const Napi::Array array = value.As<Napi::Array>();
-  for (uint32_t i = 0; i < array.Length(); i++) out.push_back(array.Get(i).ToString().Utf8Value());
+  if (array.Length() > kMostStrings) throw Napi::TypeError::New(value.Env(), "Expected at most 4096 strings");
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value text = array.Get(i);
+    if (!text.IsString()) throw Napi::TypeError::New(value.Env(), "Expected strings");
+    out.push_back(text.As<Napi::String>().Utf8Value());
+  }
   return out;
 }
 
@@ -239,7 +247,14 @@ Napi::Value start_thread(const Napi::CallbackInfo& info) {
     Napi::TypeError::New(env, "startSandboxThread expects a function").ThrowAsJavaScriptException();
     return env.Undefined();
   }
-  const auto thread = std::make_shared<Thread>(env, info[0].As<Napi::Function>());
+  const int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake < 0) {  // note: without it the thread would never hear that it is to end
+    const int number = errno;
+    Napi::Error error = Napi::Error::New(env, std::string("starting the sandbox's thread failed: ") + std::strerror(number));
+    error.Set("errno", Napi::Number::New(env, number));
+    throw error;
+  }
+  const auto thread = std::make_shared<Thread>(env, info[0].As<Napi::Function>(), wake);
   env.AddCleanupHook([thread] { thread->close(); });
   const auto method = [&env, thread](const char* name, Kind kind) {
     return Napi::Function::New(env, [thread, kind](const Napi::CallbackInfo& call) {

@@ -115,7 +115,7 @@ int32_t Sampler::sample(float* logits, int64_t position) {
       for (int64_t i = 0; i < count; i++) total += exp_of(below(values[id_of(keys_[i])], max));
       count = nucleus(count, values, max, total, 0);
     }
-    return draw_from_keys(count, values, max, position32);
+    return draw_from_keys(count, values, likeliest, position32);
   }
   return draw_from_all(values, likeliest, params_.top_p < 1 ? last_key_of_nucleus(values, max) : UINT64_MAX, position32);
 }
@@ -218,16 +218,17 @@ void Sampler::draw_words(int32_t first_id, uint32_t position, uint32_t* words) c
   philox(static_cast<uint32_t>(params_.seed), static_cast<uint32_t>(params_.seed >> 32), static_cast<uint32_t>(first_id) / 4, row_, position, words);
 }
 
-// Gumbel-max over the `count` sorted candidates in keys_.
-int32_t Sampler::draw_from_keys(int64_t count, const float* values, float max, uint32_t position) const {
-  const float gumbel_max = gumbel_table().max;
+// Gumbel-max over the `count` sorted candidates in keys_. NaN is never drawn, though it sorts first.
+int32_t Sampler::draw_from_keys(int64_t count, const float* values, int32_t likeliest, uint32_t position) const {
+  const float gumbel_max = gumbel_table().max, max = values[likeliest];
   float best = -kInfinity;
   int32_t best_id = -1;
   uint32_t words[kBlock];
   for (int64_t i = 0; i < count; i++) {
     const int32_t id = id_of(keys_[i]);
     const float value = values[id];
-    if (value + gumbel_max < best || (params_.min_p > 0 && exp_of(below(value, max)) < params_.min_p)) break;
+    if (std::isnan(value)) continue;
+    if (value + gumbel_max < best || (params_.min_p > 0 && value < max && exp_of(below(value, max)) < params_.min_p)) break;
     draw_words(id, position, words);
     const float noisy = value + gumbel_of(words[id % 4]);
     if (noisy > best || (noisy == best && id < best_id) || best_id < 0) {
@@ -235,7 +236,7 @@ int32_t Sampler::draw_from_keys(int64_t count, const float* values, float max, u
       best_id = id;
     }
   }
-  return best_id;
+  return best_id < 0 ? likeliest : best_id;
 }
 
 // Gumbel-max over every id whose key is at most last_key, in id order. A block is skipped before or after drawing its words

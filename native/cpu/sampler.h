@@ -43,7 +43,7 @@ class Sampler {
   int64_t largest(const float* values, int64_t k);
   int64_t nucleus(int64_t count, const float* values, float max, double total, double before) const;
   uint64_t last_key_of_nucleus(const float* values, float max);
-  int32_t draw_from_keys(int64_t count, const float* values, float max, uint32_t position) const;
+  int32_t draw_from_keys(int64_t count, const float* values, int32_t likeliest, uint32_t position) const;
   int32_t draw_from_all(const float* values, int32_t likeliest, uint64_t last_key, uint32_t position) const;
   void draw_words(int32_t first_id, uint32_t position, uint32_t* words) const;
 

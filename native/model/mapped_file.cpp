@@ -50,7 +50,7 @@ void MappedFile::release(const uint8_t*, const uint8_t*) const {}
 
 Status MappedFile::open(const std::string& path, std::shared_ptr<const MappedFile>* file) {
   const auto failed = [&] { return Status::error("ERR_CHECKPOINT_NOT_FOUND", "Could not map " + path + ": " + std::strerror(errno) + "."); };
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // note: or a pipe would wait here for a writer, and the process for it
   if (fd < 0) return failed();
   struct stat info;
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size == 0) {

@@ -6,12 +6,11 @@ import * as assert from 'uvu/assert'
 import { readCheckpoint } from '../../lib/checkpoint/checkpoint.js'
 import { convertCheckpoint } from '../../lib/convert.js'
 import { NanochatError, type ErrorCode } from '../../lib/errors.js'
-import { native, type ModelSpec } from '../../lib/native.js'
-import { tokenizerFromPickle } from '../../lib/tokenizer.js'
+import { native, type ModelSpec, type NativeLoadOptions, type NativeModel, type TensorSource } from '../../lib/native.js'
+import { tokenizerFromHuggingFace, tokenizerFromPickle, type Tokenizer } from '../../lib/tokenizer.js'
+import { generator, type Random } from './random.js'
 import { hfConfig, hfTensors, tinyMeta, tinySpec, tinyTensors, withDir, writeHf, writeTiny } from './tiny-checkpoint.js'
 import { itemSizes, ptBytes, safetensorsBytes, stateDictPickle } from './write-pt.js'
-
-type Random = (below: number) => number
 
 interface Target {
   name: string
@@ -20,6 +19,8 @@ interface Target {
   offsets: Uint32Array
   dictionary: readonly string[]
   codes: readonly ErrorCode[]
+  /** Instead of mutations of the bytes. */
+  mutate?: (random: Random) => Uint8Array
   /** Puts the mutated bytes where they are read from; resolves to the size of all files of that checkpoint. */
   write(bytes: Uint8Array): Promise<number>
   /** Throws when they are refused; else gives a check of what was understood. */
@@ -43,11 +44,15 @@ const slackBytes = 65_536          // buffers of node's own
 export function runCampaign(cases: number, seed: number): Promise<Campaign> {
   return withDir(async (dir) => {
     const targets = await allTargets(dir)
+    for (const target of targets.filter(({ mutate }) => !mutate)) {  // what is broken must have been whole
+      await target.write(target.original)
+      await (await target.read(target.original))()
+    }
     const campaign: Campaign = { cases, valid: 0, refused: {}, slowestMs: 0, largestShare: 0 }
     for (let i = 0; i < cases; i++) {
       const target = targets[i % targets.length] as Target
       const random = generator(seed + i)
-      const bytes = mutate(target, random)
+      const bytes = target.mutate?.(random) ?? mutate(target, random)
       await runCase(target, bytes, `case ${i} of seed ${seed} (${target.name})`, campaign)
     }
     return campaign
@@ -62,7 +67,7 @@ async function runCase(target: Target, bytes: Uint8Array, label: string, campaig
   try {
     check = await target.read(bytes)
   } catch (error) {
-    if (!NanochatError.is(error)) throw new Error(`${label}: ${String(error)}`, { cause: error })
+    if (!isCoded(error)) throw new Error(`${label}: ${String(error)}`, { cause: error })
     assert.ok(target.codes.includes(error.code), `${label}: ${error.code} ${error.message}`)
     assert.ok(error.message.length < 2000, `${label}: a message of ${error.message.length} characters`)
     campaign.refused[error.code] = (campaign.refused[error.code] ?? 0) + 1
@@ -77,6 +82,11 @@ async function runCase(target: Target, bytes: Uint8Array, label: string, campaig
   }
   if (fileSize > slackBytes) campaign.largestShare = Math.max(campaign.largestShare, grown / fileSize)
   assert.ok(grown <= 2 * fileSize + slackBytes, `${label}: allocated ${grown} bytes for files of ${fileSize}`)
+}
+
+/** An error of this package, or of the addon where it is called without the code around it. */
+function isCoded(error: unknown): error is Error & { code: ErrorCode } {
+  return NanochatError.is(error) || (error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_'))
 }
 
 async function allTargets(dir: string): Promise<Target[]> {
@@ -124,7 +134,8 @@ async function allTargets(dir: string): Promise<Target[]> {
 
   const wrapped = await newDir('data.pkl')
   await writeTiny(wrapped)
-  await add('data.pkl', wrapped, 'model_000007.pt', stateDictPickle(tinyTensors()), pickleWords, { wrap: (pickle) => ptBytes(tinyTensors(), { pickle }) })
+  const inner = tinyTensors()
+  await add('data.pkl', wrapped, 'model_000007.pt', stateDictPickle(inner), pickleWords, { wrap: (pickle) => ptBytes(inner, { pickle }) })
 
   const withMeta = await newDir('meta')
   await writeTiny(withMeta)
@@ -156,18 +167,20 @@ async function allTargets(dir: string): Promise<Target[]> {
   const indexName = 'model.safetensors.index.json'
   await add(indexName, sharded, indexName, Buffer.from(JSON.stringify(index)), jsonWords, { codes: [...archs, 'ERR_CHECKPOINT_NOT_FOUND'] })
 
-  for (const protocol of [2, 4]) {
-    const original = readFileSync(new URL(`../fixtures/tokenizer/tokenizer_proto${protocol}.pkl`, import.meta.url))
+  const addTokenizer = (name: string, original: Uint8Array, dictionary: readonly string[], read: (bytes: Uint8Array) => Tokenizer): void => {
     targets.push({
-      name: `tokenizer.pkl, protocol ${protocol}`, original, dictionary: pickleWords, codes: ['ERR_TOKENIZER_FORMAT'],
-      offsets: Uint32Array.from(original.keys()),
+      name, original, dictionary, codes: ['ERR_TOKENIZER_FORMAT'], offsets: Uint32Array.from(original.keys()),
       write: (bytes) => Promise.resolve(bytes.length),
       async read(bytes) {
-        const tokenizer = tokenizerFromPickle(bytes)
+        const tokenizer = read(bytes)
         return async () => assert.is(tokenizer.decode(tokenizer.encode('It is 25 °C.')), 'It is 25 °C.')
       }
     })
   }
+  const fixture = (name: string): Uint8Array => readFileSync(new URL(`../fixtures/${name}`, import.meta.url))
+  for (const protocol of [2, 4]) addTokenizer(`tokenizer.pkl, protocol ${protocol}`, fixture(`tokenizer/tokenizer_proto${protocol}.pkl`), pickleWords, tokenizerFromPickle)
+  addTokenizer('tokenizer.json', smallTokenizerJson(), jsonWords, (bytes) => tokenizerFromHuggingFace(new TextDecoder().decode(bytes)))
+  for (const here of [withMeta, hf, packed]) targets.push(await entriesTarget(here))
   return targets
 }
 
@@ -181,9 +194,75 @@ async function readValid(dir: string): Promise<() => Promise<void>> {
       const end = offset + shape.reduce((product, n) => product * n, 1) * itemSizes[dtype]
       assert.ok(offset >= 0 && end <= (sizes[file] ?? 0), `${name} ends at ${end} of ${sizes[file]}`)
     }
-    const model = await native().load(spec, tensors, files, { dtype: packed ?? 'float32', threads: 1, packed: packed !== undefined }).promise
-    await model.dispose()
+    await useModel(await native().load(spec, tensors, files, { dtype: packed ?? 'float32', threads: 1, packed: packed !== undefined }).promise, spec)
   }
+}
+
+/** A pass over a few tokens, the last of the vocabulary among them. */
+async function useModel(model: NativeModel, { vocabSize }: ModelSpec): Promise<void> {
+  const sequence = model.newSequence(), out = new Float32Array(vocabSize)
+  await model.forward([sequence], Int32Array.of(0, vocabSize - 1, 1 % vocabSize), Int32Array.of(3), Uint8Array.of(1), out).promise
+  await model.dispose()
+}
+
+interface LoadArguments { spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions }
+
+/** The addon's own loader, given what no reader of files would give it: numbers, names and types changed one by one. */
+async function entriesTarget(dir: string): Promise<Target> {
+  const { spec, tensors, files, packed } = await readCheckpoint(dir)
+  const options: NativeLoadOptions = { dtype: packed ?? 'float32', threads: 1, packed: packed !== undefined }
+  const original: LoadArguments = { spec, tensors, files, options }
+  return {
+    name: `arguments of load, ${basename(dir)}`, original: new Uint8Array(0), offsets: new Uint32Array(1), dictionary: [],
+    codes: ['ERR_INVALID_ARG', 'ERR_CHECKPOINT_FORMAT', 'ERR_CHECKPOINT_ARCH', 'ERR_CHECKPOINT_NOT_FOUND', 'ERR_OUT_OF_MEMORY'],
+    mutate: (random) => Buffer.from(JSON.stringify(mutateArguments(structuredClone(original), random))),
+    write: () => Promise.resolve(1 << 20),
+    async read(bytes) {
+      const { spec, tensors, files, options } = JSON.parse(String(bytes)) as LoadArguments
+      const model = await native().load(spec, tensors, files, options).promise
+      return () => useModel(model, spec)
+    }
+  }
+}
+
+function mutateArguments(args: LoadArguments, random: Random): LoadArguments {
+  const pick = <T>(values: readonly T[]): T => values[random(values.length)] as T
+  const { spec, tensors, options } = args
+  const tensor = (): TensorSource => pick(tensors)
+  const sizes = [0, 1, 2, 3, 8, 15, 16, 31, 32, 33, 63, 64, 65, 128, 255, 256, 2 ** 20, 2 ** 31, 2 ** 40]
+  const numbers = ['sequenceLen', 'vocabSize', 'nLayer', 'nHead', 'nKvHead', 'nEmbd', 'mlpHidden'] as const
+  const kinds: (() => void)[] = [
+    () => { const { shape } = tensor(); shape[random(shape.length)] = pick(sizes) },
+    () => { const one = tensor(); one.shape = one.shape.toReversed() },
+    () => { const one = tensor(); one.shape = pick([[], [one.shape.reduce((a, b) => a * b, 1)], [...one.shape, 1], [1, ...one.shape]]) },
+    () => { const one = tensor(); one.offset = pick([0, 1, 2, 3, one.offset + 1, one.offset + 2, one.offset + 4, one.offset - 1, one.offset * 2, 2 ** 31, 2 ** 52]) },
+    () => { tensor().offset = tensor().offset },
+    () => { tensor().dtype = pick(['float32', 'bfloat16', 'float16', 'uint8']) },
+    () => { tensor().name = pick([tensor().name, '', 'x']) },
+    () => { tensor().file = pick([1, 2, 2 ** 20]) },
+    () => { tensors.splice(random(tensors.length), 1) },
+    () => { const [a, b] = [tensor(), tensor()]; [a.name, b.name] = [b.name, a.name] },
+    () => { spec[pick(numbers)] = pick(sizes.slice(0, -3)) },
+    () => { spec.generation = pick(['G1', 'G2', 'G3', 'G4', 'G5', 'G6', 'HF']) },
+    () => { spec.windowPattern = pick(['', 'L', 'S', 'SSSL', 'x', 'SL'.repeat(600)]) },
+    () => { options.dtype = pick(['float32', 'bfloat16', 'int8', 'int4']) },
+    () => { options.packed = !options.packed },
+    () => { args.files = pick([[], [...args.files, ...args.files], ['/nonexistent'], ['/'], [process.execPath]]) }
+  ]
+  for (let n = random(3) ? 1 : 2; n > 0 && tensors.length > 0; n--) pick(kinds)()
+  return args
+}
+
+/** A byte-level vocabulary of the 256 bytes and a few merges: the demo's has 200 KB, which mutations would hardly ever hit. */
+function smallTokenizerJson(): Uint8Array {
+  const demo = JSON.parse(readFileSync(new URL('../fixtures/demo/tokenizer/tokenizer.json', import.meta.url), 'utf8')) as {
+    model: { vocab: Record<string, number>, merges: string[][] }, added_tokens: { id: number }[]
+  }
+  const kept = 270
+  demo.model.vocab = Object.fromEntries(Object.entries(demo.model.vocab).filter(([, id]) => id < kept))
+  demo.model.merges = demo.model.merges.filter((merge) => [...merge, merge.join('')].every((token) => token in demo.model.vocab))
+  demo.added_tokens.forEach((token, i) => { token.id = kept + i })
+  return Buffer.from(JSON.stringify(demo))
 }
 
 function mutate({ original, offsets, dictionary }: Target, random: Random): Uint8Array {
@@ -233,15 +312,4 @@ function numberAt(bytes: Uint8Array, from: number): [number, number] {
   let length = 0
   while (isDigit(at + length)) length++
   return [at, length]
-}
-
-/** mulberry32. */
-function generator(seed: number): Random {
-  let state = Math.imul(seed, 0x9e3779b9) >>> 0
-  return (below) => {
-    state = state + 0x6d2b79f5 >>> 0
-    let x = Math.imul(state ^ state >>> 15, state | 1)
-    x = x + Math.imul(x ^ x >>> 7, x | 61) ^ x
-    return ((x ^ x >>> 14) >>> 0) % below
-  }
 }
