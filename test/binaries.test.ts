@@ -94,12 +94,8 @@ for (const [platform = '', arch = '', libc = ''] of filed.length > 0 ? places : 
   })
 }
 
-if (filed.length === 0) {
-  console.log('SKIP binaries choice: no prebuilds here (npm run prebuilds)')
-  choice.skip('of a prebuilt binary', () => {})
-}
-
-choice.run()
+if (filed.length > 0) choice.run()
+else console.log('SKIP binaries choice: no prebuilds here (npm run prebuilds)')
 
 /** Of the glibc symbols that a file wants, ascending. */
 function glibcVersions({ versions }: Elf): string[] {
