@@ -127,7 +127,7 @@ cli('bench runs the benchmarks; their last line is one document', async () => {
     runCli(['bench']), runCli(['bench', 'kernels', '--help']), runCli(['bench', 'load', '--depth', '3']), runCli(['bench', 'kernels', '--filter', 'mix rows 1', '-r', '1'])
   ])
   assert.is(listed.status, 2)
-  assert.match(listed.stdout, /^nanochat-node bench <command>[^]*^ {2}decode [^]*^ {2}kernels [^]*^ {2}load /m)
+  assert.match(listed.stdout, /^nanochat-node bench \[command\][^]*^ {2}decode [^]*^ {2}kernels [^]*^ {2}load /m)
   assert.is(help.status, 0)
   assert.match(help.stdout, /--compare FILE/)
   assert.is(wrong.status, 2)

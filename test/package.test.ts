@@ -24,7 +24,7 @@ const packed = suite('package content')
 
 packed('holds what a user needs and nothing else', () => {
   const files = packedFiles()
-  const allowed = /^(?:dist\/(?:esm|cjs)\/.*\.(?:d\.ts|d\.cts|js|cjs)|dist\/cjs\/package\.json|prebuilds\/[\w-]+\/(?:[\w.-]+\.(?:node|so)|nanochat-sandbox)|models\/demo\/.*|native\/(?!cuda\/(?!api\.h$)).*\.(?:c|cpp|h|inl|inc|txt|map|def|py)|binding\.gyp|CMakeLists\.txt|scripts\/(?:sources|static-libc)\.cjs|package\.json|README\.md|LICENSE)$/
+  const allowed = /^(?:dist\/(?:esm|cjs)\/.*\.(?:d\.ts|d\.cts|js|cjs)|dist\/cjs\/package\.json|prebuilds\/[\w-]+\/(?:[\w.-]+\.(?:node|so)|nanochat-sandbox)|models\/demo\/.*|native\/(?!cuda\/(?!(?:api|memory|index)\.h$)).*\.(?:c|cpp|h|inl|inc|txt|map|def|py)|binding\.gyp|CMakeLists\.txt|scripts\/(?:sources|static-libc)\.cjs|package\.json|README\.md|LICENSE)$/
   assert.equal(files.filter((file) => !allowed.test(file)), [])
 })
 

@@ -8,8 +8,12 @@
 #define NC_DEVICE __device__ __forceinline__
 // note: at least 1 block, else the compiler spills to make room for more.
 #define NC_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
-// note: for kernels that should fit on a processor beside the next one.
+// For kernels that should fit on a processor beside the next one. note: on Hopper alone, elsewhere the same registers spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
 #define NC_HALF_KERNEL(threads) __global__ void __launch_bounds__(threads, 1024 / (threads))
+#else
+#define NC_HALF_KERNEL(threads) NC_KERNEL(threads)
+#endif
 #define NC_UNROLL _Pragma("unroll")
 #define NC_UNROLL_BY_4 _Pragma("unroll 4")
 

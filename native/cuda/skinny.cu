@@ -1,4 +1,4 @@
-// y = epilogue(x w^T) for 5 to 128 rows, bf16 on tensor cores            MODEL.md 1: every linear layer of a decoding batch
+// y = epilogue(x w^T) for 5 to 64 rows, bf16 on tensor cores            MODEL.md 1: every linear layer of a decoding batch
 // x (rows, k), w (outputs, k) -> y (rows, outputs)
 // The weights are the tall side: a block has 32 outputs for all rows, its warps split k (mma m16n8k16, w as its a, x as its
 // b). Each lane loads 16 bytes of a row and takes them as its share of two steps of k: a sum may take k in any order, as
@@ -142,7 +142,7 @@ void skinny(Stream& stream, const Matmul<bf16>& a) {
   const Skinny s{a, skinny_pieces(a.outputs, a.stride, stream.processors())};
   const Blocks blocks{divide_up(a.outputs, kSkinnyOutputs), s.pieces};
   const int flat = static_cast<int>(divide_up(a.rows, 8));
-  const auto kernel = flat <= 1 ? skinny_kernel<1> : flat <= 2 ? skinny_kernel<2> : flat <= 4 ? skinny_kernel<4> : flat <= 8 ? skinny_kernel<8> : skinny_kernel<16>;
+  const auto kernel = flat <= 1 ? skinny_kernel<1> : flat <= 2 ? skinny_kernel<2> : flat <= 4 ? skinny_kernel<4> : skinny_kernel<8>;
   launch_overlapping(stream, "skinny", kernel, blocks, kThreads, kSharedBytes, s);
 }
 
