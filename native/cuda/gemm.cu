@@ -1,7 +1,8 @@
 // y = epilogue(x w^T), bf16 on tensor cores                     MODEL.md 1: every linear layer of five rows and more
 // x (rows, k), w (outputs, k) -> y (rows, outputs)
 // A block owns a tile of outputs x rows and streams slices of 64 k through a ring of shared memory (cp.async); a warp owns
-// a part of the tile in registers (mma m16n8k16). Large tiles for prompts, small ones for batches of decoding rows.
+// a part of the tile in registers (mma m16n8k16). Large tiles for prompts, small ones for batches of decoding rows. On
+// a Hopper more than 32 rows go to gemm_sm90.cu.
 // Bound by tensor cores at many rows, by reading w at few. Not measured.
 #include "cuda/device.h"
 #include "cuda/epilogue.h"
@@ -101,8 +102,10 @@ void gemm_portable(Stream& stream, const Matmul<bf16>& a) {
   else launch_gemm<LargeTile>(stream, a);
 }
 
+constexpr int kFewRows = 32;  // one row of small tiles, which Hopper's 128 would leave mostly empty
+
 void gemm(Stream& stream, const Matmul<bf16>& a) {
-  const bool on_hopper = stream.is_hopper() && a.rows > 64 && gemm_sm90(stream, a, hopper_tile(a.rows, a.outputs, a.stride, stream.multiprocessors()));
+  const bool on_hopper = stream.is_hopper() && a.rows > kFewRows && gemm_sm90(stream, a, hopper_tile(a.rows, a.outputs, a.stride, stream.multiprocessors()));
   if (!on_hopper) gemm_portable(stream, a);
 }
 
