@@ -3,7 +3,10 @@
 // A block stays on its multiprocessor and takes tile after tile of 128 rows. One thread has slices of 64 k copied into a
 // ring of shared memory; two groups of four warps multiply 64 rows each and store their outputs. Two blocks of a cluster
 // take neighbouring rows: each fetches half of w's slice for both.
-// Bound by tensor cores. Not measured.
+// Bound by tensor cores, and by shared memory for tiles of fewer than 256 outputs: at 128 bytes per cycle a slice takes 256 +
+// 3 * outputs cycles to be written and read, its products 4 * outputs. H100, 2048 rows: 585 to 654 TFLOP/s for d20's layers (c_proj: 441), 671 to 730 for
+// d32's (c_proj: 532), of 790 at most; 3.2 to 5.3 times gemm.cu. Taking turns (64 rows per group, one stores while the other
+// multiplies) was slower (d32's c_qkv 594): shared memory would have to take 80 bytes per cycle beside the 80 that are read.
 #include <algorithm>
 
 #include "cuda/hopper.h"
@@ -24,8 +27,7 @@ static_assert(kTileRows == kGroups * kGroupRows, "every row has a group");
 constexpr int kThreads = (1 + kGroups) * kGroup;
 constexpr size_t kMostShared = 227 << 10;     // bytes that a block can have
 
-template <int kOutputs_, int kBlocks_, int kVariant_ = 0> struct Tile {
-  static constexpr int kVariant = kVariant_;
+template <int kOutputs_, int kBlocks_> struct Tile {
   static constexpr int kOutputs = kOutputs_, kBlocks = kBlocks_;
   static constexpr int kShare = kOutputs / kBlocks;  // rows of w that each block of the cluster fetches
   static constexpr int kStageBytes = (kTileRows + kOutputs) * kSliceBytes;
@@ -89,24 +91,13 @@ template <class Shape> NC_DEVICE void finish_relu2(const Matmul<bf16>& a, const 
   }
 }
 
-// note: y is added to where it lies. Loads of y would wait for one another behind the stores.
+// note: y is added to where it lies; loading it took nearly half of the time of some products. Each output is added to once, so the
+// sum is the same every time.
 NC_DEVICE void add_to(float4* y, const float4& v) {
   asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(y), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
 template <Epilogue kEpilogue, class Shape> NC_DEVICE void finish_floats(const Matmul<bf16>& a, const float (&sum)[Shape::kOutputs / 2], int row, int output) {
-  if constexpr (kEpilogue == Epilogue::add && Shape::kVariant == 1) {
-    NC_UNROLL
-    for (int half = 0; half < 2; half++) {
-      const int r = row + 8 * half, mine = lane() % 4 * 2, left = r < a.rows ? a.outputs - output - mine : 0;
-      float* y = static_cast<float*>(a.y) + r * a.y_stride + output + mine;
-      NC_UNROLL
-      for (int j = 0; j < Shape::kOutputs / 8; j++) {
-        if (8 * j < left) asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(y + 8 * j), "f"(sum[4 * j + 2 * half]), "f"(sum[4 * j + 2 * half + 1]) : "memory");
-      }
-    }
-    return;
-  }
   const bool odd = lane() & 1;
   const int mine = 8 * (lane() & 1) + 2 * (lane() & 2);  // four outputs of sixteen: the even lane's of eight, or the odd one's of the next
   NC_UNROLL
@@ -224,8 +215,8 @@ template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER
 #endif
 }
 
-template <int kOutputs, int kBlocks, int kVariant = 0> bool launch_gemm(Stream& stream, const Matmul<bf16>& a) {
-  using Shape = Tile<kOutputs, kBlocks, kVariant>;
+template <int kOutputs, int kBlocks> bool launch_gemm(Stream& stream, const Matmul<bf16>& a) {
+  using Shape = Tile<kOutputs, kBlocks>;
   Product p;
   p.a = a;
   p.grid = tile_grid(a.rows, a.outputs, kTileRows * kBlocks, kOutputs);
