@@ -173,7 +173,7 @@ template <> void matmul<float>(Stream& stream, const Matmul<float>& a) {
 
 template <> void matmul<bf16>(Stream& stream, const Matmul<bf16>& a) {
   if (gemv_fits<bf16>(a.rows, a.stride)) gemv(stream, a);
-  else if (is_skinny(a.rows, a.outputs, stream.processors()) && !(stream.is_hopper() && a.rows > kHopperLeastRows)) skinny(stream, a);
+  else if (is_skinny(a.rows, a.outputs, stream.processors())) skinny(stream, a);
   else gemm(stream, a);
 }
 
