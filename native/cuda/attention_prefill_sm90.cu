@@ -7,7 +7,7 @@
 // and 560 at 8192, 57 % of the datasheet's 989.
 #include <algorithm>
 
-#include "cuda/device.h"
+#include "cuda/hopper.h"
 #include "cuda/kernels.h"
 
 namespace nanochat {
@@ -28,8 +28,6 @@ constexpr int kPanel = 64;                       // elements of a row that one s
 constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
 constexpr float kLog2e = 1.44269504088896340736f;
 
-using Barrier = uint64_t;
-
 // Tiles are two panels of 64 elements per row; 16-byte chunk c of row r lies at chunk c ^ (r % 8).
 template <int kGroups> struct Shared {
   bf16 q[kGroups][2][kGroupQueries * kPanel];
@@ -37,12 +35,8 @@ template <int kGroups> struct Shared {
   Barrier q_full, q_empty, keys_full[kStages], keys_empty[kStages], values_full[kStages], values_empty[kStages];
 };
 
-NC_DEVICE void init_barrier(Barrier* b, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory"); }
-NC_DEVICE void arrive(Barrier* b) { asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory"); }
-// Arrives, and makes the phase wait for that many bytes.
-NC_DEVICE void expect_bytes(Barrier* b, int bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory"); }
-// Waits until the phase of this parity is over.
-NC_DEVICE void wait_barrier(Barrier* b, uint32_t parity) {
+// As wait_barrier. note: this loop is the one that was measured; the one of hopper.h compiles to other code here.
+NC_DEVICE void wait_phase(Barrier* b, uint32_t parity) {
   uint32_t done = 0;
   while (!done) {
     asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t}"
@@ -52,8 +46,6 @@ NC_DEVICE void wait_barrier(Barrier* b, uint32_t parity) {
 // Barriers of the hardware, by number, for two warpgroups.
 NC_DEVICE void sync_named(int b) { asm volatile("bar.sync %0, 256;" ::"r"(b) : "memory"); }
 NC_DEVICE void arrive_named(int b) { asm volatile("bar.arrive %0, 256;" ::"r"(b) : "memory"); }
-NC_DEVICE void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-NC_DEVICE void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // note: the map was written by the host's copy, which the copy engine does not order with its own reads.
 NC_DEVICE void acquire_map(const TensorMap* map) { asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory"); }
@@ -62,36 +54,13 @@ NC_DEVICE void load_box(void* to, const TensorMap* map, int x, int y, int z, Bar
                "r"(y), "r"(z), "r"(shared_address(b)) : "memory");
 }
 
-template <int kRegisters> NC_DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters)); }
-template <int kRegisters> NC_DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters)); }
-
-// Of an operand in shared memory whose rows of 128 bytes are swizzled; `panel_bytes` between panels where rows run along k.
-NC_DEVICE uint64_t describe_operand(const void* rows, int panel_bytes) {
-  constexpr uint64_t kSwizzled128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 / 16} << 32;
-  return kSwizzled128 | kEightRows | static_cast<uint64_t>(panel_bytes / 16) << 16 | (shared_address(rows) & 0x3ffff) >> 4;
-}
-
-NC_DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-NC_DEVICE void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending> NC_DEVICE void wait_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory"); }
-
-#define NC_OUT64 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
-#define NC_8(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
-#define NC_64 NC_8(0), NC_8(8), NC_8(16), NC_8(24), NC_8(32), NC_8(40), NC_8(48), NC_8(56)
-
-// c (64, 128) = a (64, 16) b (128, 16)^T, + c if `adds`: warp w has rows 16 w.. as mma has them, columns 8 f.. in c[4 f..].
-template <bool adds> NC_DEVICE void multiply(float (&c)[64], uint64_t a, uint64_t b) {
-  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, 0;\n\twgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NC_OUT64 ", %64, %65, p, 1, 1, 0, 0;\n\t}"
-               : NC_64 : "l"(a), "l"(b), "n"(adds ? 1 : 0));
-}
 // c (64, 128) += a (64, 16) b (16, 128), a in registers as mma has it.
 NC_DEVICE void multiply_add(float (&c)[64], const uint32_t* a, uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NC_OUT64 ", {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
-               : NC_64 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NC_C3 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 1;"
+               : NC_O3 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 // Keeps the compiler from moving what it does with registers across: products read and write them on their own.
-NC_DEVICE void pin(float (&c)[64]) { asm volatile("" : NC_64::"memory"); }
+NC_DEVICE void pin(float (&c)[64]) { asm volatile("" : NC_O3::"memory"); }
 template <int n> NC_DEVICE void pin(uint32_t (&a)[n]) {
   NC_UNROLL
   for (int i = 0; i < n; i++) asm volatile("" : "+r"(a[i])::"memory");
@@ -139,7 +108,7 @@ template <int kGroups> NC_DEVICE void produce(const Params& params, Shared<kGrou
     acquired = pair.tile.row;
     const auto load = [&](int j, int value, Barrier* full, Barrier* empty, bf16 (*ring)[2][kKeys * kPanel]) {
       const uint32_t stage = (step + j) % kStages;
-      wait_barrier(empty + stage, (step + j) / kStages % 2 ^ 1);
+      wait_phase(empty + stage, (step + j) / kStages % 2 ^ 1);
       expect_bytes(full + stage, 2 * sizeof ring[0][0]);
       for (int panel = 0; panel < 2; panel++) {
         load_box(ring[stage][panel], slot, panel * kPanel, pair.from(j), (p.a.layer * 2 + value) * p.a.K + kv_head, full + stage);
@@ -147,7 +116,7 @@ template <int kGroups> NC_DEVICE void produce(const Params& params, Shared<kGrou
     };
     const auto load_keys = [&](int j) { load(j, 0, s.keys_full, s.keys_empty, s.keys); };
     load_keys(0);
-    wait_barrier(&s.q_empty, done % 2 ^ 1);
+    wait_phase(&s.q_empty, done % 2 ^ 1);
     expect_bytes(&s.q_full, sizeof s.q);
     for (int group = 0; group < kGroups; group++) {
       for (int panel = 0; panel < 2; panel++) load_box(s.q[group][panel], p.maps, panel * kPanel, pair.head, pair.tile.first_token + group * kGroupQueries, &s.q_full);
@@ -231,7 +200,7 @@ NC_DEVICE void pack(uint32_t (&weights)[32], const float (&score)[64]) {
 template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGroups>& s) {
   const Attention<bf16>& a = params.p.a;
   const int group = warp() / 4 - 1, row = group * kGroupQueries + warp() % 4 * 16 + lane() / 4;
-  const uint64_t q = describe_operand(s.q[group], 16);
+  const uint64_t q = describe_operand(s.q[group]);
   const auto release = [](Barrier* b) {
     if (lane() == 0) arrive(b);
   };
@@ -242,10 +211,10 @@ template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGrou
   softmax.slack = 8 / softmax.scale;
   // score = q k^T
   const auto begin_scores = [&](uint32_t stage) {
-    const uint64_t keys = describe_operand(s.keys[stage], 16);
-    multiply<false>(score, q, keys);
+    const uint64_t keys = describe_operand(s.keys[stage]);
+    multiply<kKeys>(score, q, keys, 0);
     NC_UNROLL
-    for (int k = 1; k < kDp / 16; k++) multiply<true>(score, q + k / 4 * (sizeof s.q[0][0] / 16) + k % 4 * 2, keys + k / 4 * (sizeof s.keys[0][0] / 16) + k % 4 * 2);
+    for (int k = 1; k < kDp / 16; k++) multiply<kKeys>(score, q + k / 4 * (sizeof s.q[0][0] / 16) + k % 4 * 2, keys + k / 4 * (sizeof s.keys[0][0] / 16) + k % 4 * 2, 1);
     commit_products();
   };
   // out += weights v
@@ -263,8 +232,8 @@ template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGrou
     const int position = pair.tile.position + row, latest = pair.tile.position + (group + 1) * kGroupQueries - 1;
     NC_UNROLL
     for (int i = 0; i < 64; i++) out[i] = 0;
-    wait_barrier(&s.q_full, done % 2);
-    wait_barrier(s.keys_full + step % kStages, step / kStages % 2);
+    wait_phase(&s.q_full, done % 2);
+    wait_phase(s.keys_full + step % kStages, step / kStages % 2);
     pin(score);
     begin_products();
     begin_scores(step % kStages);
@@ -278,8 +247,8 @@ template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGrou
 
     for (int j = 1; j < pair.blocks; j++) {
       const uint32_t stage = (step + 1) % kStages, before = step % kStages;
-      wait_barrier(s.keys_full + stage, (step + 1) / kStages % 2);
-      wait_barrier(s.values_full + before, step / kStages % 2);
+      wait_phase(s.keys_full + stage, (step + 1) / kStages % 2);
+      wait_phase(s.values_full + before, step / kStages % 2);
       if (kGroups == 2) sync_named(1 + group);
       pin(score);
       pin(out);
@@ -305,7 +274,7 @@ template <int kGroups> NC_DEVICE void consume(const Params& params, Shared<kGrou
       }
       step++;
     }
-    wait_barrier(s.values_full + step % kStages, step / kStages % 2);
+    wait_phase(s.values_full + step % kStages, step / kStages % 2);
     pin(out);
     pin(weights);
     begin_products();
@@ -343,7 +312,7 @@ template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char nc_swizzled[];
   auto& s = *reinterpret_cast<Shared<kGroups>*>(nc_swizzled);
-  let_next_kernel_start();
+  start_next();
   if (thread() == 0) {
     acquire_map(params.p.maps);
     acquire_map(params.p.maps + 1 + params.p.tiles[block_x() / params.p.a.H].row);
@@ -356,13 +325,13 @@ template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1)
       init_barrier(s.keys_empty + i, kGroups * 4);
       init_barrier(s.values_empty + i, kGroups * 4);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    publish_barriers();
   }
   sync_block();
   if (warp() < 4) {
     give_registers<kProducerRegisters>();
     if (thread() == 0) {
-      wait_for_previous_kernel();
+      wait_for_previous();
       produce(params, s);
     }
   } else {

@@ -133,7 +133,7 @@ template <class Shape> NC_DEVICE void fetch(const Product& p, unsigned char* rin
   // Weights were there before the kernel that makes x.
   int ahead = slices < Shape::kStages ? slices : Shape::kStages;
   for (int s = 0; s < ahead; s++) fetch_w(s, s, p.grid.at(block_x() / Shape::kBlocks).output * Shape::kOutputs);
-  wait_for_previous_kernel();
+  wait_for_previous();
   Place<Shape::kStages> at;
   for (int tile = block_x() / Shape::kBlocks; tile < p.grid.tiles(); tile += blocks() / Shape::kBlocks) {
     const TileGrid::At place = p.grid.at(tile);
@@ -203,7 +203,7 @@ template <class Shape> __global__ void __launch_bounds__(kThreads, 1) NC_CLUSTER
     publish_barriers();
   }
   sync_cluster();
-  let_next_kernel_start();
+  start_next();
   if (thread() < kGroup) {
     give_registers<40>();
     if (thread() == 0) fetch<Shape>(p, ring, full, free);

@@ -64,14 +64,11 @@ NC_DEVICE void load_box_for(uint16_t ranks, void* to, const CUtensorMap* map, in
 template <int kRegisters> NC_DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters)); }
 template <int kRegisters> NC_DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters)); }
 
-// Nothing of the kernel before this one may be read or overwritten before it.
-NC_DEVICE void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-NC_DEVICE void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-
-// Of an operand; + 2 for each 16 k, + bytes / 16 for other rows.
-NC_DEVICE uint64_t describe_operand(const void* rows) {
-  constexpr uint64_t kSwizzled128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 / 16} << 32, kUnused = uint64_t{1} << 16;
-  return kSwizzled128 | kEightRows | kUnused | (shared_address(rows) & 0x3ffff) >> 4;
+// Of an operand; + 2 for each 16 k, + bytes / 16 for other rows. `panel_bytes` lie between its panels of 64 elements where rows
+// run along k, else they are not used.
+NC_DEVICE uint64_t describe_operand(const void* rows, int panel_bytes = 16) {
+  constexpr uint64_t kSwizzled128 = uint64_t{1} << 62, kEightRows = uint64_t{1024 / 16} << 32;
+  return kSwizzled128 | kEightRows | static_cast<uint64_t>(panel_bytes / 16) << 16 | (shared_address(rows) & 0x3ffff) >> 4;
 }
 
 NC_DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
