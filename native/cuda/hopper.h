@@ -10,8 +10,10 @@
 namespace nanochat {
 namespace cuda {
 
-// Boxes of 64 k x `box_rows` of a matrix (rows, stride); what lies beyond its last row reads as zero. False: the accelerator
-// cannot read it, or there is no driver that could say how.
+// Describes a bf16 array of `dimensions` sizes, the innermost first, and the bytes between its rows, planes.., to the
+// accelerator, to be copied in swizzled boxes; what lies beyond reads as zero.
+CUresult encode_tensor_map(CUtensorMap* map, const void* data, int dimensions, const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box);
+// Boxes of 64 k x `box_rows` of a matrix (rows, stride). False: the accelerator cannot read it, or the driver has no such call.
 bool make_tensor_map(CUtensorMap* map, const bf16* matrix, int64_t rows, int64_t stride, int box_rows);
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL

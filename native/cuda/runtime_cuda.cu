@@ -1,11 +1,10 @@
 // The host's side of an NVIDIA GPU.
-#include <cuda.h>
-#include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
 #include <cstdlib>
 #include <vector>
 
+#include "cuda/hopper.h"
 #include "cuda/runtime.h"
 
 namespace nanochat {
@@ -52,10 +51,6 @@ class CudaStream final : public Stream {
     uint64_t keep = UINT64_MAX;
     if (ok()) check(cudaDeviceGetDefaultMemPool(&pool, device_), "opening the device");
     if (ok()) check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "opening the device");
-    if (ok() && is_hopper_) {
-      cudaDriverEntryPointQueryResult found;
-      check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", reinterpret_cast<void**>(&encode_), 12000, cudaEnableDefault, &found), "opening the device");
-    }
     target_ = stream_;
     return take_status();
   }
@@ -151,9 +146,8 @@ class CudaStream final : public Stream {
     if (!ok()) return;
     const cuuint64_t sizes[] = {static_cast<cuuint64_t>(a.sizes[0]), static_cast<cuuint64_t>(a.sizes[1]), static_cast<cuuint64_t>(a.sizes[2])};
     const cuuint64_t strides[] = {static_cast<cuuint64_t>(a.row_bytes), static_cast<cuuint64_t>(a.plane_bytes)};
-    const cuuint32_t box[] = {64, static_cast<cuuint32_t>(a.box_rows), static_cast<cuuint32_t>(a.box_planes)}, steps[] = {1, 1, 1};
-    const CUresult result = encode_(reinterpret_cast<CUtensorMap*>(map), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(a.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                    CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const cuuint32_t box[] = {64, static_cast<cuuint32_t>(a.box_rows), static_cast<cuuint32_t>(a.box_planes)};
+    const CUresult result = encode_tensor_map(reinterpret_cast<CUtensorMap*>(map), a.data, 3, sizes, strides, box);
     if (result != CUDA_SUCCESS) fail("ERR_CUDA", "CUDA error in describing an array to the copy engine: " + std::to_string(result) + ".");
   }
 
@@ -176,7 +170,6 @@ class CudaStream final : public Stream {
   const bool is_hopper_;
   const int processors_;
   const bool waits_for_each_;
-  PFN_cuTensorMapEncodeTiled_v12000 encode_ = nullptr;
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
   const char* last_kernel_ = "no kernel";
 };
