@@ -111,7 +111,7 @@ template <class T> class ModelOf final : public Model {
  private:
   // Weights, the largest pass of prompts and one full context: with less a model could be loaded and not used.
   Status check_memory() {
-    const int64_t item = sizeof(T), working = working_bytes(config_, item, std::min(kLargestPass, config_.max_positions()));
+    const int64_t item = sizeof(T), working = working_bytes(config_, item, std::min(kLargestPass, config_.max_positions()), stream_->processors());
     const int64_t context = config_.sequence_len * kv_bytes_per_token(config_, item), needed = memory_bytes_ + working + context, free = stream_->free_bytes();
     if (!stream_->ok()) return stream_->take_status();
     if (needed <= free) return {};

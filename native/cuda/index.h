@@ -17,6 +17,7 @@ constexpr int kMaxSplits = 32;  // pieces of one query's keys
 constexpr int kLeastSplit = 64;  // keys
 constexpr int kGemvRows = 4;    // rows of a product whose outputs are sums of a warp
 constexpr int kSkinnyRows = 64, kSkinnyOutputs = 32;  // of a block's tile, where the weights are the tall side
+constexpr int64_t kPartialOutputs = kSkinnyRows * kSkinnyOutputs;  // floats that a processor has of a tile it shares
 
 NC_BOTH constexpr int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 NC_BOTH constexpr int64_t pad_to(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }

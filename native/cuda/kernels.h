@@ -90,7 +90,6 @@ template <class T> struct Matmul {
   float* partial;           // (kPartialOutputs * processors) of blocks that share outputs
   uint32_t* arrived;        // (processors) how many of them are done, zero between launches
 };
-constexpr int64_t kPartialOutputs = kSkinnyRows * kSkinnyOutputs;
 template <class T> void gemv(Stream& stream, const Matmul<T>& a);                             // as gemv_fits
 template <class T> void gemv_of_norm(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm);  // x = n of norm; n is written too
 void skinny(Stream& stream, const Matmul<bf16>& a);                     // up to kSkinnyRows rows, tensor cores

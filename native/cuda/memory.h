@@ -27,12 +27,15 @@ template <class F> int64_t weight_bytes(const ModelConfig& c, int64_t item, cons
 
 inline int64_t kv_bytes_per_token(const ModelConfig& c, int64_t item) { return int64_t{2} * c.n_layer * c.n_kv_head * padded_head_dim(c.head_dim) * item; }
 
-// Of a pass of `tokens`: activations of each, and what a slab of them needs. note: Model::resize_scratch allocates it.
-inline int64_t working_bytes(const ModelConfig& c, int64_t item, int64_t tokens) {
+constexpr int kManyProcessors = 192;      // where the device is not known: 132 on an H200, 188 on the largest Blackwell
+
+// Of a pass of `tokens`: activations of each, what a slab of them needs, what a device of so many processors needs. note:
+// Model::resize_scratch allocates it.
+inline int64_t working_bytes(const ModelConfig& c, int64_t item, int64_t tokens, int processors) {
   const int64_t Dp = padded_head_dim(c.head_dim), stride = pad_to(c.n_embd, kRowUnit), slab = std::min(tokens, kSlab);
   const int64_t floats = 4 * c.n_embd + c.qkv_dim() + 2 * (c.head_dim / 2), items = 2 * stride + c.n_head * Dp + pad_to(c.mlp_hidden, kRowUnit);
-  const int64_t of_slab = c.n_head * kMaxSplits * (Dp + 2) + c.vocab_size, small = 4 << 20;  // rows, tokens, draws and shared sums
-  return tokens * (floats * 4 + items * item) + slab * of_slab * 4 + small;
+  const int64_t of_slab = c.n_head * kMaxSplits * (Dp + 2) + c.vocab_size, small = 1 << 20;  // rows, tokens and draws
+  return tokens * (floats * 4 + items * item) + slab * of_slab * 4 + processors * kPartialOutputs * 4 + small;
 }
 
 }  // namespace cuda
