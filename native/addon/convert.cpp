@@ -90,11 +90,16 @@ ModelSpec read_spec(const Napi::Value& value) {
   return spec;
 }
 
+ModelConfig config_of(Napi::Env env, const ModelSpec& spec) {
+  ModelConfig config;
+  const Status status = make_config(spec, &config);
+  if (!status.ok()) throw_status(env, status);
+  return config;
+}
+
 Napi::Value describe(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  ModelConfig config;
-  const Status status = make_config(read_spec(info[0]), &config);
-  if (!status.ok()) throw_status(env, status);
+  const ModelConfig config = config_of(env, read_spec(info[0]));
 
   Napi::Array windows = Napi::Array::New(env, config.windows.size());
   for (size_t l = 0; l < config.windows.size(); l++) windows.Set(l, config.windows[l]);

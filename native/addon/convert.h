@@ -15,6 +15,8 @@ namespace nanochat {
 Napi::Error make_error(Napi::Env env, const Status& status);
 
 ModelSpec read_spec(const Napi::Value& value);
+// What the spec describes; throws what make_config says of it.
+ModelConfig config_of(Napi::Env env, const ModelSpec& spec);
 Napi::Value describe(const Napi::CallbackInfo& info);
 
 Napi::Object expect_object(const Napi::Value& value, const char* name);

@@ -94,9 +94,7 @@ Napi::Value cuda_probe(const Napi::CallbackInfo& info) {
 
 Napi::Value cuda_needs(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  ModelConfig config;
-  const Status status = make_config(read_spec(info[0]), &config);
-  if (!status.ok()) throw_status(env, status);
+  const ModelConfig config = config_of(env, read_spec(info[0]));
   const ComputeType type = expect_compute_type(info[1]);
   if (type != ComputeType::float32 && type != ComputeType::bfloat16) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected float32 or bfloat16 for dtype."));
   if (!info[2].IsArray()) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an array for narrow."));
@@ -108,7 +106,7 @@ Napi::Value cuda_needs(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(env);
   result.Set("weightBytes", number(env, cuda::weight_bytes(config, item, [&](const std::string& name, int64_t) { return narrow.count(name) > 0; })));
   result.Set("kvBytesPerToken", number(env, cuda::kv_bytes_per_token(config, item)));
-  result.Set("workingBytes", number(env, cuda::working_bytes(config, item, std::min(cuda::kLargestPass, config.max_positions()))));
+  result.Set("workingBytes", number(env, cuda::working_bytes(config, item, std::min(cuda::kLargestPass, config.max_positions()), cuda::kManyProcessors)));
   return result;
 }
 

@@ -456,9 +456,7 @@ void read_options(const Napi::Value& value, LoadOptions* options) {
 using MakeSource = std::function<Status(std::unique_ptr<TensorSource>*)>;
 
 Napi::Value start_load(Napi::Env env, const ModelSpec& spec, const LoadOptions& options, MakeSource make_source) {
-  ModelConfig config;
-  const Status status = make_config(spec, &config);
-  if (!status.ok()) throw_status(env, status);
+  const ModelConfig config = config_of(env, spec);
   const auto runner = Runner::create(env, options.threads);
   const auto progress = Progress::create(runner.get(), options.on_progress);
 
