@@ -5,7 +5,7 @@
       "target_name": "nanochat",
       "sources": [ "<!@(node scripts/sources.cjs)" ],
       "include_dirs": [ "native", "<!(node -p \"require('node-addon-api').include_dir\")" ],
-      "defines": [ "NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS", "NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS", "NDEBUG" ],
+      "defines": [ "NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS", "NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS", "NDEBUG" ],
       # note: node's common.gypi turns exceptions and RTTI off and fixes a C++ standard; all three are undone here.
       "cflags!": [ "-fno-exceptions", "-fno-tree-vrp" ],
       "cflags_cc!": [ "-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++20" ],

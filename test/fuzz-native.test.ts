@@ -84,6 +84,26 @@ test('lists without end', () => {
   assert.throws(() => native().kernels.packMatrix(2 ** 24, 2 ** 24, new Float32Array(1), 'float32'), refused(/Expected 281474976710656 elements/))
 })
 
+test('workers that are terminated while they call the addon do not take the process with them', () => {
+  const worker = `
+    const addon = require('node-gyp-build')(require('node:worker_threads').workerData)
+    for (;;) try { addon.describe({}) } catch {}`
+  const script = `
+    const { Worker } = require('node:worker_threads'), { once } = require('node:events'), { setTimeout: sleep } = require('node:timers/promises')
+    const run = async () => {
+      for (let i = 0; i < 25; i++) {
+        const worker = new Worker(${JSON.stringify(worker)}, { eval: true, workerData: process.cwd() })
+        await once(worker, 'online')
+        await sleep(5 + i % 20)
+        await worker.terminate()
+      }
+      console.log('alive')
+    }
+    run()`
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', timeout: 60_000, killSignal: 'SIGKILL' })
+  assert.equal([status, signal, stdout], [0, null, 'alive\n'], stderr)
+})
+
 if (process.platform === 'linux') {
   test('a pipe in the place of a checkpoint does not hold up the process', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nanochat-test-')), pipe = join(dir, 'pipe')
