@@ -24,7 +24,7 @@ const computes = /^(?:kernels|forward\.|golden|engine|quant)/     // tests of na
 // Not here: decode-native, thousands of passes; tests that start processes or compilers, which would run on the real processor, or read machine code; kv-cache, vocabulary and those that say
 // `// alone:`, which measure time or are too large; forward-errors, with passes of 4,000 tokens; demo-model, whose turns
 // engine-reference has too.
-const leftOut = /^(?:cli|compare|cuda|decode-native|demo-model|docs|doctor|examples|forward-errors|hot-loops|instruction|kv-cache|package|packed|plot|recorded|reference|sandbox|vocabulary)/
+const leftOut = /^(?:cli|compare|cuda|decode-native|demo-model|docs|doctor|examples|forward-errors|fuzz-native|hot-loops|instruction|kv-cache|package|packed|plot|recorded|reference|sandbox|vocabulary)/
 
 const targets = [
   { name: 'x64-haswell', isas: ['avx2', 'plain'], files: computes, prepare: () => prepareX64(haswell) },
