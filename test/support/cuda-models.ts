@@ -11,6 +11,7 @@ import type { GPT } from '../../lib/gpt.js'
 import { loadGPT, loadModel, seededGPT, type LoadOptions } from '../../lib/load.js'
 import { native, type ModelSpec } from '../../lib/native.js'
 import { newSampler, type SamplingParams } from '../../lib/sampling.js'
+import type { GenerateOptions } from '../../lib/types.js'
 import { codeOf } from './error-code.js'
 import { fixtures, largestDifference, others, reference, storedLogits, withBf16Rope } from './golden-fixtures.js'
 import { argmax, relativeError } from './logits.js'
@@ -184,6 +185,36 @@ test('the engine: same text as on the CPU, rows of one prompt, tool calls, abort
   await columns.next()
   controller.abort(new Error('enough'))
   assert.is(await columns.next().then(() => 'a column', (error: Error) => error.message), 'enough')
+})
+
+test('a row that waits for its tool leaves the batch, the others go on; calls with other options beside it change nothing', async () => {
+  await using cuda = await loadModel('demo', { device: 'cuda', dtype: 'float32', threads: 1 })
+  await using cpu = await loadModel('demo', { device: 'cpu', dtype: 'float32', threads: 1 })
+  const prompt = cuda.tokenizer.renderForCompletion([{ role: 'user', content: 'What is 12 * 34?' }])
+  const others: GenerateOptions[] = [{ topP: 0.9, minP: 0.01 }, { stop: '4' }, { logprobs: 1 }, { repetitionPenalty: 1.2 }]
+  const sampled = { numSamples: 3, temperature: 0.5, topK: 20, maxTokens: 30 }
+  const beside = (engine: Engine): Promise<unknown> => Promise.all(others.map(async (options) => (await engine.generateBatch(prompt, { maxTokens: 12, tool: null, ...options })).results))
+  await using engine = new Engine(cuda.model, cuda.tokenizer)
+  await using reference = new Engine(cpu.model, cpu.tokenizer)
+  const expected = await reference.generateBatch(prompt, { ...sampled, tool: () => '408' })
+
+  let answer: (text: string) => void = () => undefined
+  const late = new Promise<string>((resolve) => { answer = resolve })
+  const concurrent = beside(engine)
+  const rows: number[][] = [[], [], []], finished: boolean[] = []
+  let columnsWithoutFirst = 0
+  for await (const column of engine.generate(prompt, { ...sampled, tool: (_, { row }) => row === 0 ? late : '408' })) {
+    column.tokenColumn.forEach((id, row) => { if (id >= 0) rows[row]?.push(id) })
+    column.finished.forEach((reason, row) => { finished[row] = reason !== null })
+    if (column.tokenColumn[0] === -1 && !finished[0]) columnsWithoutFirst++
+    if (finished[1] && finished[2]) answer('408')
+  }
+  assert.ok(columnsWithoutFirst > 3, `${columnsWithoutFirst} columns without the row that waits`)
+  rows.forEach((ids, row) => {
+    const kept = expected.finishReasons[row] === 'stop' ? ids.slice(0, -1) : ids
+    assert.equal([...prompt, ...kept], [...expected.results[row] ?? []], `row ${row}`)
+  })
+  assert.equal(await concurrent, await beside(reference))
 })
 
 test('what the device cannot do is an error with its code, or falls back', async () => {
