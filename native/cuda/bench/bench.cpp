@@ -58,8 +58,11 @@ Source noise_source() {
   Source source;
   source.is_bf16 = [](const std::string&, int64_t, int64_t) { return true; };
   source.read = [noise](const std::string& name, int64_t, int64_t columns, int64_t from, int64_t count, float* out) {
-    size_t at = std::hash<std::string>()(name) + static_cast<size_t>(from * columns);
-    for (int64_t i = 0; i < count * columns; i++) out[i] = (*noise)[at++ % noise->size()];
+    size_t at = (std::hash<std::string>()(name) + static_cast<size_t>(from * columns)) % noise->size(), left = static_cast<size_t>(count * columns);
+    for (size_t some = 0; left > 0; left -= some, out += some, at = 0) {
+      some = std::min(left, noise->size() - at);
+      std::copy_n(noise->data() + at, some, out);
+    }
     return Status();
   };
   source.progress = [](int64_t, int64_t) { return true; };
