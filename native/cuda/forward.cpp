@@ -88,11 +88,15 @@ template <class T> class ModelOf final : public Model {
     for (const Draw& draw : draws) steps = std::max(steps, draw.steps_left);
     begin(batch, steps - 1);
     begin_draws(batch, draws, pause_ids);
-    run(pass_);
-    lm_head(picked_, B, logits_.template as<float>());
-    draw_tokens(B);
     const Graph* step = steps > 1 ? captured_step(B) : nullptr;
-    for (int s = 1; s < steps && step && !*cancelled; s++) stream_->replay(*step);
+    int done = 0;
+    if (!step || !pass_.is_step) {
+      run(pass_);
+      lm_head(picked_, B, logits_.template as<float>());
+      draw_tokens(B);
+      done = 1;
+    }
+    for (int s = done; s < steps && step && !*cancelled; s++) stream_->replay(*step);
     std::vector<int32_t> ids(static_cast<size_t>(steps * B));
     stream_->to_host(ids.data(), drawn_.template as<void>(), ids.size() * sizeof(int32_t));
     stream_->to_host(draws.data(), draws_.template as<void>(), draws.size() * sizeof(Draw));
