@@ -343,8 +343,8 @@ template <int kGroups> __global__ void __launch_bounds__(threads_of(kGroups), 1)
 
 template <int kGroups> void launch_prefill(Stream& stream, const AttentionPrefill& p, int64_t pairs) {
   constexpr size_t kSharedBytes = (kGroups * kGroupQueries + 2 * kStages * kKeys) * kDp * sizeof(bf16) + (2 + 4 * kStages) * sizeof(uint64_t);  // of Shared
-  launch(stream, "attention_prefill_sm90", attention_prefill_hopper_kernel<kGroups>, {std::min<int64_t>(pairs, stream.processors())}, threads_of(kGroups), kSharedBytes,
-         Params{p, static_cast<int>(pairs)});
+  launch_overlapping(stream, "attention_prefill_sm90", attention_prefill_hopper_kernel<kGroups>, {std::min<int64_t>(pairs, stream.processors())}, threads_of(kGroups), kSharedBytes,
+                     Params{p, static_cast<int>(pairs)});
 }
 
 }  // namespace

@@ -224,7 +224,7 @@ template <int kOutputs, int kBlocks> bool launch_gemm(Stream& stream, const Matm
   if (a.outputs % unit != 0 || a.y_stride % unit != 0 || reinterpret_cast<uintptr_t>(a.y) % 16 != 0) return false;
   if (!make_tensor_map(&p.x, a.x, a.rows, a.stride, kTileRows) || !make_tensor_map(&p.w, a.w, a.outputs, a.stride, Shape::kShare)) return false;
   const int64_t blocks = std::min<int64_t>(p.grid.tiles(), stream.processors() / kBlocks) * kBlocks;
-  launch(stream, "gemm_sm90", gemm_hopper_kernel<Shape>, {blocks}, kThreads, Shape::kSharedBytes, p);
+  launch_overlapping(stream, "gemm_sm90", gemm_hopper_kernel<Shape>, {blocks}, kThreads, Shape::kSharedBytes, p);
   return true;
 }
 
