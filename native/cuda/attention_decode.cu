@@ -1,8 +1,9 @@
 // y = softmax(q k / sqrt(D)) v for single queries, keys first..position                        MODEL.md 1: attention
 // q (T, H, Dp), slots -> y (T, H D); or qkv (T, (H + 2 K) D), whose k and v it appends to the slots first
 // Keys are split by their number alone; a block takes a run of a token and head's splits. Groups of Dp / 8 lanes (bf16;
-// float: Dp / 4) take a key each, 16 bytes per lane, and keep a running softmax. What groups, warps and splits found is
-// merged in a fixed order, the same in one block as in many, by the last block that is done.
+// float: Dp / 4) take a key each, 16 bytes per lane, and keep a running softmax. Keys and values pass through a ring in shared
+// memory in which every lane has places of its own. What groups, warps and splits found is merged in a fixed order, the same
+// in one block as in many, by the last block that is done.
 // Bound by reading keys and values.
 #include "cuda/device.h"
 #include "cuda/kernels.h"
@@ -14,7 +15,8 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kAtOnce = 4;  // keys that a group has in flight
+constexpr int kAtOnce = 4;  // keys of a group in a piece
+constexpr int kPieces = 2;  // in the ring
 
 template <class T> struct Decode {
   Attention<T> a;
@@ -66,57 +68,59 @@ NC_DEVICE float merge_splits(const float* weights, const float* out, int pitch, 
 
 // What a block has in shared memory, for a run of splits.
 template <class T, int Dp> struct alignas(16) Shared {
-  T q[Dp], k[Dp], v[Dp];      // of the new token
+  Chunk<T> ring[kPieces][kAtOnce][2][kThreads];  // keys, values
+  T q[Dp], k[Dp], v[Dp];                         // of the new token
+  float warp_weights[2][kWarps][2], warp_out[2][kWarps][Dp];  // of a split, the next one beside it
   uint32_t arrived;
-  float split_weights[kMaxSplits][2];
-  // behind it: weights (run, kWarps, 2), out (run, kWarps, Dp), of each warp
-  static constexpr size_t bytes(int run) { return sizeof(Shared) + static_cast<size_t>(run) * kWarps * (Dp + 2) * sizeof(float); }
+  float weights[kMaxSplits][2];                  // of each split
+  // behind it: out (run, Dp)
+  static constexpr size_t bytes(int run) { return sizeof(Shared) + static_cast<size_t>(run) * Dp * sizeof(float); }
 };
 
-// Keys [from, end) of a head, by one warp; the one at `fresh` comes from shared memory.
-template <class T, int Dp> NC_DEVICE Part<Chunk<T>::kCount> attend(const float (&q)[Chunk<T>::kCount], const T* keys, const T* values, int from, int end, int fresh, const T* fresh_key,
-                                                                  const T* fresh_value) {
-  using Piece = Chunk<T>;
-  constexpr int kCount = Piece::kCount, kGroup = Dp / kCount, kGroups = kWarp / kGroup;  // lanes of a key, keys of a warp
-  const int part = lane() % kGroup * kCount;
-  Part<kCount> mine = {-INFINITY, 0, {}};
-  for (int first = from + warp() * kGroups + lane() / kGroup; any(first < end); first += kWarps * kGroups * kAtOnce) {
-    Piece k[kAtOnce], v[kAtOnce];
-    float score[kAtOnce];
-    NC_UNROLL
-    for (int i = 0; i < kAtOnce; i++) {
-      const int key = first + i * kWarps * kGroups;
-      k[i] = v[i] = Piece{};
-      if (key < end) {
-        k[i] = *reinterpret_cast<const Piece*>((key == fresh ? fresh_key : keys + static_cast<int64_t>(key) * Dp) + part);
-        v[i] = *reinterpret_cast<const Piece*>((key == fresh ? fresh_value : values + static_cast<int64_t>(key) * Dp) + part);
-      }
-    }
-    float largest = mine.largest;
-    NC_UNROLL
-    for (int i = 0; i < kAtOnce; i++) {
-      float dot = 0;
-      NC_UNROLL
-      for (int e = 0; e < kCount; e++) dot += q[e] * widen(k[i].at[e]);
-      NC_UNROLL
-      for (int m = kGroup / 2; m > 0; m /= 2) dot += shuffle_xor(dot, m);
-      score[i] = first + i * kWarps * kGroups < end ? dot : -INFINITY;
-      largest = fmaxf(largest, score[i]);
-    }
-    if (largest == -INFINITY) continue;
-    const float before = shrink(mine.largest, mine.sum, largest);
-    mine.largest = largest;
-    mine.sum *= before;
-    NC_UNROLL
-    for (int e = 0; e < kCount; e++) mine.out[e] *= before;
-    NC_UNROLL
-    for (int i = 0; i < kAtOnce; i++) {
-      const float p = expf(score[i] - largest);
-      mine.sum += p;
-      NC_UNROLL
-      for (int e = 0; e < kCount; e++) mine.out[e] += p * widen(v[i].at[e]);
-    }
+// A place in a block's keys: `offset` keys into a split, and where in the ring they pass through.
+struct Place {
+  int split, offset = 0, slot = 0;
+  NC_DEVICE void advance(int by, int length) {
+    if (++slot == kPieces) slot = 0;
+    offset += by;
+    if (offset < length) return;
+    offset = 0;
+    split++;
   }
+};
+
+// Adds some keys to a running softmax.
+template <class T, int kGroup> NC_DEVICE void add_keys(Part<Chunk<T>::kCount>& mine, const float (&q)[Chunk<T>::kCount], const Chunk<T> (&k)[kAtOnce], const Chunk<T> (&v)[kAtOnce],
+                                                       const bool (&is_seen)[kAtOnce]) {
+  constexpr int kCount = Chunk<T>::kCount;
+  float score[kAtOnce], largest = mine.largest;
+  NC_UNROLL
+  for (int i = 0; i < kAtOnce; i++) {
+    float dot = 0;
+    NC_UNROLL
+    for (int e = 0; e < kCount; e++) dot += q[e] * widen(k[i].at[e]);
+    NC_UNROLL
+    for (int m = kGroup / 2; m > 0; m /= 2) dot += shuffle_xor(dot, m);
+    score[i] = is_seen[i] ? dot : -INFINITY;
+    largest = fmaxf(largest, score[i]);
+  }
+  if (largest == -INFINITY) return;
+  const float before = shrink(mine.largest, mine.sum, largest);
+  mine.largest = largest;
+  mine.sum *= before;
+  NC_UNROLL
+  for (int e = 0; e < kCount; e++) mine.out[e] *= before;
+  NC_UNROLL
+  for (int i = 0; i < kAtOnce; i++) {
+    const float p = expf(score[i] - largest);
+    mine.sum += p;
+    NC_UNROLL
+    for (int e = 0; e < kCount; e++) mine.out[e] += p * widen(v[i].at[e]);
+  }
+}
+
+// What the groups of a warp found.
+template <int kGroup, int kCount> NC_DEVICE void merge_groups(Part<kCount>& mine) {
   NC_UNROLL
   for (int m = kGroup; m < kWarp; m *= 2) {
     Part<kCount> other;
@@ -126,7 +130,6 @@ template <class T, int Dp> NC_DEVICE Part<Chunk<T>::kCount> attend(const float (
     for (int e = 0; e < kCount; e++) other.out[e] = shuffle_xor(mine.out[e], m);
     merge(mine, other);
   }
-  return mine;
 }
 
 // Rotated q, and where the block has the last split, k and v, which one head of each group also keeps.
@@ -147,7 +150,7 @@ template <class T, int Dp> NC_DEVICE void take_new_token(const Decode<T>& p, con
 
 template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_kernel(Decode<T> p) {
   using Piece = Chunk<T>;
-  constexpr int kCount = Piece::kCount, kGroup = Dp / kCount;
+  constexpr int kCount = Piece::kCount, kGroup = Dp / kCount, kStep = kWarps * (kWarp / kGroup);  // lanes of a key, keys that the block takes side by side
   static_assert(kGroup <= kWarp && kGroup >= 4, "a key fits in a warp");
   static_assert(Dp <= kThreads, "a thread per element");
   start_next();
@@ -158,56 +161,88 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
   const Row row = a.rows[token.row];
   const int visible_from = first_visible(token.position, a.window), visible = token.position - visible_from + 1;
   const int splits = split_count(visible), per_split = keys_per_split(visible), first_split = block_x() * p.run;
-  const T* keys = head_cache<T>(row, a.layer, 0, a.K, kv_head, Dp);
-  const T* values = head_cache<T>(row, a.layer, 1, a.K, kv_head, Dp);
-  const int end = token.position + 1;
-  if (kAppends && thread() < kLeastSplit) {  // a key of the first split and its value, while the kernel before ends
-    const int key = visible_from + first_split * per_split + thread();
-    for (int line = 0; line < Dp * static_cast<int>(sizeof(T)) && key < token.position; line += 128) {
-      prefetch(reinterpret_cast<const char*>(keys + static_cast<int64_t>(key) * Dp) + line);
-      prefetch(reinterpret_cast<const char*>(values + static_cast<int64_t>(key) * Dp) + line);
-    }
-  }
-  wait_for_previous();
-  if (first_split >= splits) return;
   const int end_split = first_split + p.run < splits ? first_split + p.run : splits;
-
+  const int group = warp() * (kWarp / kGroup) + lane() / kGroup, part = lane() % kGroup * kCount;
+  const T* keys = head_cache<T>(row, a.layer, 0, a.K, kv_head, Dp) + static_cast<int64_t>(visible_from) * Dp + part;
+  const T* values = head_cache<T>(row, a.layer, 1, a.K, kv_head, Dp) + static_cast<int64_t>(visible_from) * Dp + part;
   auto* shared = static_cast<Shared<T, Dp>*>(shared_memory());
-  float* weights = reinterpret_cast<float*>(shared + 1);
-  float* out = weights + p.run * kWarps * 2;
+  float* out = reinterpret_cast<float*>(shared + 1);
+
+  const auto length_of = [&](int split) { return per_split < visible - split * per_split ? per_split : visible - split * per_split; };
+  const auto is_seen = [&](const Place& place, int i) { return place.offset + i * kStep + group < length_of(place.split); };
+  Place asked = {first_split};
+  const auto ask = [&] {  // for the next piece; what it is copied over was read before
+    if (asked.split < end_split) {
+      NC_UNROLL
+      for (int i = 0; i < kAtOnce; i++) {
+        const int key = asked.split * per_split + asked.offset + i * kStep + group;
+        const bool is_there = is_seen(asked, i) && !(kAppends && key == visible - 1);
+        const int64_t from = is_there ? static_cast<int64_t>(key) * Dp : 0;
+        copy_async(&shared->ring[asked.slot][i][0][thread()], keys + from, is_there);
+        copy_async(&shared->ring[asked.slot][i][1][thread()], values + from, is_there);
+      }
+      asked.advance(kAtOnce * kStep, length_of(asked.split));
+    }
+    commit_copies();
+  };
+  if (!kAppends) wait_for_previous();
+  for (int i = 0; i < kPieces; i++) ask();
+  if (kAppends) wait_for_previous();
+  if (first_split >= splits) return;
+
   if (kAppends) take_new_token<T, Dp>(p, token, t, head, end_split == splits, shared);
-  const int part = lane() % kGroup * kCount;
   const auto query = *reinterpret_cast<const Piece*>((kAppends ? shared->q : a.q + at * Dp) + part);
   float q[kCount];
   NC_UNROLL
   for (int e = 0; e < kCount; e++) q[e] = widen(query.at[e]) * a.scale;
 
-  for (int split = first_split; split < end_split; split++) {
-    const int from = visible_from + split * per_split, until = from + per_split < end ? from + per_split : end;
-    const Part<kCount> mine = attend<T, Dp>(q, keys, values, from, until, kAppends ? token.position : -1, shared->k, shared->v);
-    const int place = (split - first_split) * kWarps + warp();
-    if (lane() >= kGroup) continue;
-    if (lane() == 0) {
-      weights[2 * place] = mine.largest;
-      weights[2 * place + 1] = mine.sum;
-    }
-    NC_UNROLL
-    for (int e = 0; e < kCount; e++) out[place * Dp + part + e] = mine.out[e];
-  }
-  sync_block();
-
   const int d = thread();
+  Part<kCount> mine = {-INFINITY, 0, {}};
+  for (Place place = {first_split}; place.split < end_split;) {
+    wait_copies<kPieces - 1>();
+    Piece k[kAtOnce], v[kAtOnce];
+    bool seen[kAtOnce];
+    NC_UNROLL
+    for (int i = 0; i < kAtOnce; i++) {
+      seen[i] = is_seen(place, i);
+      const bool is_new = kAppends && seen[i] && place.split * per_split + place.offset + i * kStep + group == visible - 1;
+      k[i] = is_new ? *reinterpret_cast<const Piece*>(shared->k + part) : shared->ring[place.slot][i][0][thread()];
+      v[i] = is_new ? *reinterpret_cast<const Piece*>(shared->v + part) : shared->ring[place.slot][i][1][thread()];
+    }
+    add_keys<T, kGroup>(mine, q, k, v, seen);
+    ask();
+    const int split = place.split, parity = split % 2;
+    place.advance(kAtOnce * kStep, length_of(split));
+    if (place.split == split) continue;
+    merge_groups<kGroup>(mine);
+    if (lane() < kGroup) {
+      if (lane() == 0) {
+        shared->warp_weights[parity][warp()][0] = mine.largest;
+        shared->warp_weights[parity][warp()][1] = mine.sum;
+      }
+      NC_UNROLL
+      for (int e = 0; e < kCount; e++) shared->warp_out[parity][warp()][part + e] = mine.out[e];
+    }
+    mine = {-INFINITY, 0, {}};
+    sync_block();
+    if (d >= Dp) continue;
+    const Part<1> all = merge_warps(&shared->warp_weights[parity][0][0], &shared->warp_out[parity][0][d], Dp);
+    out[(split - first_split) * Dp + d] = all.out[0];
+    if (d > 0) continue;
+    shared->weights[split][0] = all.largest;
+    shared->weights[split][1] = all.sum;
+  }
+  wait_copies<0>();
+
   float* partial = a.partial + at * kMaxSplits * Dp;
   float* partial_weights = a.weights + at * kMaxSplits * 2;
   const bool is_whole = first_split == 0 && end_split == splits;
   if (!is_whole) {
     for (int split = first_split; split < end_split && d < Dp; split++) {
-      const int place = (split - first_split) * kWarps;
-      const Part<1> all = merge_warps(weights + 2 * place, out + place * Dp + d, Dp);
-      partial[split * Dp + d] = all.out[0];
+      partial[split * Dp + d] = out[(split - first_split) * Dp + d];
       if (d == 0) {
-        partial_weights[2 * split] = all.largest;
-        partial_weights[2 * split + 1] = all.sum;
+        partial_weights[2 * split] = shared->weights[split][0];
+        partial_weights[2 * split + 1] = shared->weights[split][1];
       }
     }
     publish();
@@ -218,19 +253,10 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
     publish();
     if (d == 0) a.arrived[at] = 0;
   } else {
-    // in place: a thread reads all of its element's parts of a split before it writes their sum
-    for (int split = 0; split < splits && d < Dp; split++) {
-      const Part<1> all = merge_warps(weights + 2 * split * kWarps, out + split * kWarps * Dp + d, Dp);
-      out[split * kWarps * Dp + d] = all.out[0];
-      if (d == 0) {
-        shared->split_weights[split][0] = all.largest;
-        shared->split_weights[split][1] = all.sum;
-      }
-    }
     sync_block();
   }
   const int element = d < Dp ? d : 0;
-  const float y = is_whole ? merge_splits(&shared->split_weights[0][0], out + element, kWarps * Dp, splits) : merge_splits(partial_weights, partial + element, Dp, splits);
+  const float y = is_whole ? merge_splits(&shared->weights[0][0], out + element, Dp, splits) : merge_splits(partial_weights, partial + element, Dp, splits);
   if (d < a.D) a.y[t * a.y_stride + head * a.D + d] = narrow<T>(y);
 }
 

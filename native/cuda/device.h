@@ -4,7 +4,6 @@
 //   sync_block() shuffle() shuffle_xor() any()                         all threads of a block or a warp take part
 //   add_shared() add_global()                                          atomic; what they had before
 //   publish()                                                          writes before it are seen before writes after it
-//   prefetch()                                                         128 bytes of device memory to the cache that all blocks share
 //   wait_for_previous() start_next()                                   of a kernel that overlaps with its neighbours: runtime.h
 //   copy_async() commit_copies() wait_copies<N>()                      16 bytes each, global to shared
 //   load_matrices() load_matrices_transposed() mma()                   fragments as PTX has them: ldmatrix.x4, m16n8k16

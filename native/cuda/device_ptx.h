@@ -40,7 +40,6 @@ NC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }
 NC_DEVICE uint32_t add_shared(uint32_t* to, uint32_t v) { return atomicAdd(to, v); }
 NC_DEVICE uint32_t add_global(uint32_t* to, uint32_t v) { return atomicAdd(to, v); }
 NC_DEVICE void publish() { __threadfence(); }
-NC_DEVICE void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 
 NC_DEVICE void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900

@@ -1,8 +1,9 @@
 // y = epilogue(x w^T) for 1 to 4 rows, with the norm before it    MODEL.md 1: every linear layer while decoding
 // x (rows, k) T, or x (rows, C) float of which the norm is taken; w (outputs, k) T -> y (rows, outputs)
-// One block per processor owns consecutive outputs, whose first weights it asks for before x is there; every block takes
-// the norm itself, the first one stores it. A team of warps has a few outputs for all rows and reads their weights once,
-// 16 bytes per lane; x is in shared memory. Bound by reading w, at small models by the chain of launches.
+// One block per processor owns consecutive outputs; every block takes the norm itself, the first one stores it. A team of
+// warps has a few outputs for all rows and reads their weights once. They pass through a ring in shared memory in which every
+// lane has places of its own, 16 bytes each, and which it begins to fill before x is there.
+// Bound by reading w, at small models by the chain of launches.
 #include "cuda/device.h"
 #include "cuda/epilogue.h"
 #include "cuda/kernels.h"
@@ -14,7 +15,9 @@ namespace cuda {
 namespace {
 
 constexpr int kWarps = kGemvWarps, kThreads = kWarps * kWarp;
-constexpr int kPrefetchBytes = 64 << 10;        // of a block's weights
+constexpr int kPieceParts = 2;                  // 16 bytes each, of a lane
+constexpr int kPieces = 4;                      // in the ring
+constexpr int kRingBytes = kPieces * kPieceParts * 16 * kThreads;
 constexpr int64_t kMostXBytes = 32 << 10;       // of x in shared memory
 constexpr int kNormElements = 4;                // per thread
 constexpr int kScratch = kWarps * kGemvRows * kGemvMostOutputs;  // floats
@@ -23,6 +26,18 @@ template <class T> struct Gemv {
   Matmul<T> a;
   MixNorm<T> norm;
   GemvPlan plan;
+};
+
+// A place in the sequence of pieces in which a lane takes its weights, and in the ring that they pass through.
+struct Piece {
+  int turn = 0, from = 0, slot = 0;
+  NC_DEVICE void advance(int by, int chunks) {
+    if (++slot == kPieces) slot = 0;
+    from += by;
+    if (from < chunks) return;
+    from = 0;
+    turn++;
+  }
 };
 
 template <class T> bool gemv_fits(int rows, int64_t stride) { return rows <= kGemvRows && rows * stride * static_cast<int64_t>(sizeof(T)) <= kMostXBytes; }
@@ -89,15 +104,30 @@ template <class T, int kRows, int kOutputs> NC_DEVICE void finish_team(const Gem
 
 template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads) gemv_kernel(Gemv<T> g) {
   using Part = Chunk<T>;
-  constexpr int kDeep = kOutputs == 1 || kRows == 1 ? 4 : 2;  // loads of an output in flight
+  constexpr int kDeep = kPieceParts / kOutputs;  // parts of an output in a piece
   const Matmul<T>& a = g.a;
   const int stride = static_cast<int>(a.stride), chunks = stride / Part::kCount;
-  const int first = block_x() * g.plan.per_block, end = first + g.plan.per_block < a.outputs ? first + g.plan.per_block : a.outputs;
+  const int first = block_x() * g.plan.per_block, count = first + g.plan.per_block < a.outputs ? g.plan.per_block : a.outputs - first;
+  const int team = warp() / g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp, own = warp() % g.plan.team * kWarp + lane();
+  const int rounds = static_cast<int>(divide_up(count, teams * kOutputs));
   float* scratch = static_cast<float*>(shared_memory());
-  T* x = reinterpret_cast<T*>(scratch + kScratch);  // (rows, stride)
+  Part* ring = reinterpret_cast<Part*>(scratch + kScratch) + thread();
+  T* x = reinterpret_cast<T*>(scratch + kScratch + kRingBytes / sizeof(float));  // (rows, stride)
   const Part* weights = reinterpret_cast<const Part*>(a.w + first * a.stride);
-  for (int i = thread() * 8; i < kPrefetchBytes / 16 && i < (end - first) * chunks; i += kThreads * 8) prefetch(weights + i);
-  start_next();
+
+  Piece asked;
+  const auto ask = [&] {  // for the next piece; what it is copied over was read before
+    const int output = (asked.turn * teams + team) * kOutputs;
+    NC_UNROLL
+    for (int i = 0; i < kPieceParts && asked.turn < rounds; i++) {
+      const int from = asked.from + i / kOutputs * step + own, at = output + i % kOutputs;
+      const bool is_there = from < chunks && at < count;
+      copy_async(ring + (asked.slot * kPieceParts + i) * kThreads, weights + (is_there ? at * chunks + from : 0), is_there);
+    }
+    commit_copies();
+    asked.advance(kDeep * step, chunks);
+  };
+  for (int i = 0; i < kPieces; i++) ask();
   wait_for_previous();
 
   if (kNorm) {
@@ -106,47 +136,43 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
     for (int i = thread(); i < kRows * chunks; i += kThreads) reinterpret_cast<Part*>(x)[i] = reinterpret_cast<const Part*>(a.x)[i];
   }
   sync_block();
+  start_next();  // note: not before x is here, or the next kernel's weights delay this one's
 
-  const int team = warp() / g.plan.team, member = warp() % g.plan.team, teams = kWarps / g.plan.team, step = g.plan.team * kWarp;
-  for (int round = first; round < end; round += teams * kOutputs) {
-    const int output = round + team * kOutputs;
-    int w[kOutputs];  // where the outputs' weights begin, of the block's
+  float sum[kRows][kOutputs] = {};
+  for (Piece piece; piece.turn < rounds;) {
+    wait_copies<kPieces - 1>();
+    const int round = piece.turn;
     NC_UNROLL
-    for (int o = 0; o < kOutputs; o++) w[o] = ((output + o < end ? output + o : end - 1) - first) * chunks;
-    float sum[kRows][kOutputs] = {};
-    for (int from = member * kWarp + lane(); any(from < chunks && output < end); from += step * kDeep) {
-      Part part[kDeep][kOutputs];
+    for (int d = 0; d < kDeep; d++) {
+      const int from = piece.from + d * step + own;
+      if (from >= chunks) continue;
+      Part part[kOutputs];
       NC_UNROLL
-      for (int d = 0; d < kDeep; d++) {
-        NC_UNROLL
-        for (int o = 0; o < kOutputs; o++) {
-          const int chunk = w[o] + from + d * step;
-          part[d][o] = Part{};
-          if (from + d * step < chunks) part[d][o] = weights[chunk];
-        }
-      }
+      for (int o = 0; o < kOutputs; o++) part[o] = ring[(piece.slot * kPieceParts + d * kOutputs + o) * kThreads];
       NC_UNROLL
-      for (int d = 0; d < kDeep; d++) {
-        if (from + d * step >= chunks) continue;
+      for (int r = 0; r < kRows; r++) {
+        const Part values = reinterpret_cast<const Part*>(x + r * stride)[from];
         NC_UNROLL
-        for (int r = 0; r < kRows; r++) {
-          const Part values = reinterpret_cast<const Part*>(x + r * stride)[from + d * step];
+        for (int e = 0; e < Part::kCount; e++) {
+          const float v = widen(values.at[e]);
           NC_UNROLL
-          for (int e = 0; e < Part::kCount; e++) {
-            const float v = widen(values.at[e]);
-            NC_UNROLL
-            for (int o = 0; o < kOutputs; o++) sum[r][o] += v * widen(part[d][o].at[e]);
-          }
+          for (int o = 0; o < kOutputs; o++) sum[r][o] += v * widen(part[o].at[e]);
         }
       }
     }
-    finish_team<T, kRows, kOutputs>(g, sum, output, end, scratch);
+    ask();
+    piece.advance(kDeep * step, chunks);
+    if (piece.turn == round) continue;
+    finish_team<T, kRows, kOutputs>(g, sum, first + (round * teams + team) * kOutputs, first + count, scratch);
+    NC_UNROLL
+    for (int i = 0; i < kRows * kOutputs; i++) sum[i / kOutputs][i % kOutputs] = 0;
   }
+  wait_copies<0>();
 }
 
 template <class T, int kRows, bool kNorm> void launch_gemv(Stream& stream, const Matmul<T>& a, const MixNorm<T>& norm) {
   const Gemv<T> g{a, norm, gemv_plan(a.outputs, a.stride * static_cast<int64_t>(sizeof(T)) / 16, stream.processors())};
-  const size_t shared_bytes = kScratch * sizeof(float) + static_cast<size_t>(kRows * a.stride) * sizeof(T);
+  const size_t shared_bytes = kScratch * sizeof(float) + kRingBytes + static_cast<size_t>(kRows * a.stride) * sizeof(T);
   const Blocks blocks{divide_up(a.outputs, g.plan.per_block)};
   if (g.plan.outputs == 1) return launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 1, kNorm>, blocks, kThreads, shared_bytes, g);
   launch_overlapping(stream, "gemv", gemv_kernel<T, kRows, 2, kNorm>, blocks, kThreads, shared_bytes, g);

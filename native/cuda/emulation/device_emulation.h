@@ -54,7 +54,6 @@ inline uint32_t add_global(uint32_t* to, uint32_t v) {
   return before;
 }
 inline void publish() {}
-inline void prefetch(const void*) {}
 inline void wait_for_previous() {}
 inline void start_next() {}
 
