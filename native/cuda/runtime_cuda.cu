@@ -89,7 +89,9 @@ class CudaStream final : public Stream {
   void launch(const char* name, const void* kernel, void (*)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
               size_t, bool overlaps) override {
     if (!ok()) return;
-    if (shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
+    // note: a processor runs kernels side by side only with the same split of its cache
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), name);
+    if (ok() && shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
     void* list[] = {const_cast<void*>(args)};
     cudaLaunchAttribute overlap = {};
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
