@@ -13,6 +13,7 @@ namespace emulation {
 Thread* current = nullptr;
 Grid block;
 int block_threads = 0;
+int processors = 3;
 unsigned char* shared = nullptr;
 
 namespace {
@@ -23,26 +24,38 @@ constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kStackBytes = 32 << 10;
 #endif
 constexpr size_t kStackStride = kStackBytes + 17 * 64;  // so that the tops of stacks do not compete for the same cache lines
-constexpr int kMostThreads = 1024;
+constexpr int kMostThreads = 1024, kMostBlocks = 3;  // of a block, side by side
 constexpr uint64_t kCanary = 0x6e616e6f63686174u;
 
 Order order = Order::ascending;
 uint32_t random_state = 1;
 size_t shared_size = 0;
 
-std::vector<std::unique_ptr<Thread>> threads;
-std::vector<Warp> warps;
-Barrier block_barrier;
-int ready[kMostThreads];  // a ring of threads, those that became ready first in front
+}  // namespace
+
+struct Block {
+  Grid at;
+  unsigned char* shared = nullptr;
+  char* stacks = nullptr;
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<Warp> warps;
+  Barrier barrier;
+  int finished = 0;
+  bool is_running = false;
+};
+
+namespace {
+
+Block live[kMostBlocks];
+Thread* ready[kMostBlocks * kMostThreads];  // a ring, those that became ready first in front
 unsigned first_ready = 0, ready_count = 0;
-int finished = 0;
 std::string failure;
 const std::function<void()>* body = nullptr;
 Fiber launcher;           // where run() waits
 
-int& ready_at(unsigned place) { return ready[(first_ready + place) % kMostThreads]; }
+Thread*& ready_at(unsigned place) { return ready[(first_ready + place) % (kMostBlocks * kMostThreads)]; }
 
-void make_ready(int thread) { ready_at(ready_count++) = thread; }
+void make_ready(Thread* thread) { ready_at(ready_count++) = thread; }
 
 Thread* take_ready() {
   if (order == Order::random) {
@@ -50,21 +63,20 @@ Thread* take_ready() {
     std::swap(ready_at((random_state >> 8) % ready_count), ready_at(ready_count - 1));
   }
   ready_count--;
-  if (order != Order::ascending) return threads[static_cast<size_t>(ready_at(ready_count))].get();
-  return threads[static_cast<size_t>(ready[first_ready++ % kMostThreads])].get();
+  if (order != Order::ascending) return ready_at(ready_count);
+  Thread* first = ready_at(0);
+  first_ready++;
+  return first;
 }
 
-void switch_to_next(Thread* from, bool ends) {
-  if (ready_count > 0) {
-    Thread* next = take_ready();
-    current = next;
-    switch_fiber(from->fiber, next->fiber, ends);
-  } else {
-    if (finished < block_threads && failure.empty()) {
-      failure = "deadlock: " + std::to_string(finished) + " of " + std::to_string(block_threads) + " threads ended and the others wait at barriers that not all reach";
-    }
-    switch_fiber(from->fiber, launcher, ends);
-  }
+// Goes on with a thread that is ready, of whatever block, or with the launcher.
+void switch_from(const Fiber& self, bool ends) {
+  if (ready_count == 0) return switch_fiber(self, launcher, ends);
+  Thread* next = take_ready();
+  current = next;
+  block = next->block->at;
+  shared = next->block->shared;
+  switch_fiber(self, next->fiber, ends);
 }
 
 // note: nothing that owns memory may be alive here, the fiber never goes on.
@@ -78,62 +90,88 @@ void wait_at(Barrier& barrier) {
   Thread* self = current;
   if (++barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
-    for (int thread : barrier.waiting) make_ready(thread);
+    for (Thread* thread : barrier.waiting) make_ready(thread);
     barrier.waiting.clear();
     return;
   }
-  barrier.waiting.push_back(self->index);
-  switch_to_next(self, false);
+  barrier.waiting.push_back(self);
+  switch_from(self->fiber, false);
 }
 
 void thread_main() {
   arrive_on_fiber(current->fiber);
   (*body)();
   if (!current->copies.empty()) fail("a thread ended with asynchronous copies that it never waited for");
-  finished++;
-  switch_to_next(current, true);
+  const Thread* self = current;
+  if (++self->block->finished == block_threads) switch_fiber(self->fiber, launcher, true);  // which begins another block
+  switch_from(self->fiber, true);
 }
 
-void prepare(int count) {
-  static char* const stacks = static_cast<char*>(mmap(nullptr, kMostThreads * kStackStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (stacks == MAP_FAILED) std::abort();
-  while (threads.size() < static_cast<size_t>(count)) {
-    auto thread = std::make_unique<Thread>();
-    thread->index = static_cast<int>(threads.size());
-    thread->lane = thread->index % kLanes;
-    thread->fiber = {&thread->stack_pointer, &thread->fake_stack, stacks + threads.size() * kStackStride, kStackBytes};
-    threads.push_back(std::move(thread));
+void begin_block(Block& b, Grid at) {
+  if (!b.stacks) {
+    b.stacks = static_cast<char*>(mmap(nullptr, kMostThreads * kStackStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (b.stacks == MAP_FAILED) std::abort();
   }
-  warps.resize(static_cast<size_t>(count / kLanes));
-  for (Warp& w : warps) {
+  while (b.threads.size() < static_cast<size_t>(block_threads)) {
+    auto thread = std::make_unique<Thread>();
+    thread->index = static_cast<int>(b.threads.size());
+    thread->lane = thread->index % kLanes;
+    thread->block = &b;
+    thread->fiber = {&thread->stack_pointer, &thread->fake_stack, b.stacks + b.threads.size() * kStackStride, kStackBytes};
+    b.threads.push_back(std::move(thread));
+  }
+  b.at = at;
+  std::memset(b.shared, 0xff, shared_size);  // NaN in float32 and bfloat16
+  b.warps.resize(static_cast<size_t>(block_threads / kLanes));
+  for (Warp& w : b.warps) {
     w.barrier = {kLanes, 0, {}};
     w.operation[0] = w.operation[1] = Operation::none;
   }
-  block_barrier = {count, 0, {}};
-  first_ready = ready_count = 0;
-  finished = 0;
-  for (int i = 0; i < count; i++) {
-    Thread& t = *threads[static_cast<size_t>(i)];
-    t.warp = &warps[static_cast<size_t>(i / kLanes)];
+  b.barrier = {block_threads, 0, {}};
+  b.finished = 0;
+  b.is_running = true;
+  for (int i = 0; i < block_threads; i++) {
+    Thread& t = *b.threads[static_cast<size_t>(i)];
+    t.warp = &b.warps[static_cast<size_t>(i / kLanes)];
     t.exchanges = 0;
     t.copies.clear();
     t.groups.clear();
     t.fake_stack = nullptr;
     std::memcpy(t.fiber.stack, &kCanary, sizeof kCanary);
     t.stack_pointer = new_fiber(t.fiber.stack, kStackBytes, thread_main);
-    make_ready(i);
+    make_ready(&t);
   }
 }
 
-void run_block(int count) {
-  prepare(count);
-  Thread* first = take_ready();
-  current = first;
-  switch_fiber(launcher, first->fiber, false);
-  current = nullptr;
-  for (int i = 0; i < count && failure.empty(); i++) {
-    if (std::memcmp(threads[static_cast<size_t>(i)]->fiber.stack, &kCanary, sizeof kCanary) != 0) failure = "a thread's stack overflowed";
+void end_block(Block& b) {
+  b.is_running = false;
+  for (int i = 0; i < block_threads && failure.empty(); i++) {
+    if (std::memcmp(b.threads[static_cast<size_t>(i)]->fiber.stack, &kCanary, sizeof kCanary) != 0) failure = "a thread's stack overflowed";
   }
+}
+
+void run_blocks(Grid grid) {
+  const int64_t count = int64_t{grid.x} * grid.y * grid.z, at_once = order == Order::random ? kMostBlocks : 1;
+  int64_t begun = 0;
+  for (int64_t ended = 0; ended < count && failure.empty();) {
+    for (int i = 0; i < at_once && begun < count; i++) {
+      if (live[i].is_running) continue;
+      const int64_t next = order == Order::descending ? count - 1 - begun : begun;
+      begin_block(live[i], {static_cast<int>(next % grid.x), static_cast<int>(next / grid.x % grid.y), static_cast<int>(next / grid.x / grid.y)});
+      begun++;
+    }
+    if (ready_count == 0) {
+      failure = "deadlock: some threads ended and the others wait at barriers that not all reach";
+      break;
+    }
+    switch_from(launcher, false);
+    for (Block& b : live) {
+      if (!b.is_running || b.finished < block_threads) continue;
+      end_block(b);
+      ended++;
+    }
+  }
+  current = nullptr;
 }
 
 }  // namespace
@@ -146,26 +184,23 @@ std::string run(Grid grid, int count, size_t shared_bytes, const std::function<v
   static void* launcher_stack_pointer;
   static void* launcher_fake_stack;
   launcher = launcher_fiber(&launcher_stack_pointer, &launcher_fake_stack);
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 128, shared_bytes ? shared_bytes : 1) != 0) return "no shared memory";
-  shared = static_cast<unsigned char*>(memory);
   shared_size = shared_bytes;
   block_threads = count;
   body = &kernel;
   failure.clear();
-  for (block.z = 0; block.z < grid.z; block.z++) {
-    for (block.y = 0; block.y < grid.y; block.y++) {
-      for (block.x = 0; block.x < grid.x && failure.empty(); block.x++) {
-        std::memset(shared, 0xff, shared_bytes);  // NaN in float32 and bfloat16
-        run_block(count);
-      }
-    }
+  first_ready = ready_count = 0;
+  for (Block& b : live) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 128, shared_bytes ? shared_bytes : 1) != 0) failure = "no shared memory";
+    b.shared = static_cast<unsigned char*>(memory);
+    b.is_running = false;
   }
-  std::free(shared);
+  if (failure.empty()) run_blocks(grid);
+  for (Block& b : live) std::free(b.shared);
   return failure;
 }
 
-void sync_block() { wait_at(block_barrier); }
+void sync_block() { wait_at(current->block->barrier); }
 
 // Which of the two sides this exchange uses. note: in turns, so that a lane can show again before others have read.
 static unsigned begin_exchange(Operation operation) {

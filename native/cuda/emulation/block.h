@@ -1,5 +1,5 @@
-// One thread block on the CPU: a fiber per thread, barriers, warps that exchange values, copies that land when waited for.
-// Blocks run one after the other on the calling thread.
+// Thread blocks on the CPU: a fiber per thread, barriers, warps that exchange values, copies that land when waited for. All on
+// the calling thread; blocks run one after the other, or a few side by side.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -15,9 +15,11 @@ namespace emulation {
 
 constexpr int kLanes = 32;
 
+struct Thread;
+
 struct Barrier {
   int expected = 0, arrived = 0;
-  std::vector<int> waiting;  // threads
+  std::vector<Thread*> waiting;
 };
 
 enum class Operation : uint8_t { none, shuffle, any, load_matrices, mma };
@@ -40,8 +42,11 @@ struct PendingCopy {
   const void* from;  // null: zeros
 };
 
+struct Block;
+
 struct Thread {
   int index = 0, lane = 0;
+  Block* block = nullptr;
   Warp* warp = nullptr;
   unsigned exchanges = 0;
   std::vector<PendingCopy> copies;
@@ -55,11 +60,13 @@ struct Grid {
   int x = 1, y = 1, z = 1;
 };
 
-// The order in which ready threads run: a missing barrier shows in one of them. Asynchronous copies land as late as they
-// may, in descending order as early.
+// The order in which ready threads run: a missing barrier shows in one of them. In random order a few blocks run side by side,
+// so that what they do to each other's memory shows; in descending order the last block runs first. Asynchronous copies land
+// as late as they may, in descending order as early.
 enum class Order { ascending, descending, random };
 
 void set_order(Order order);
+extern int processors;      // that the device says it has
 
 // Runs `body` in every thread of every block; the text says what the threads did wrong, empty when nothing.
 std::string run(Grid grid, int threads, size_t shared_bytes, const std::function<void()>& body);

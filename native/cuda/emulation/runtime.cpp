@@ -96,7 +96,7 @@ class EmulatedStream final : public Stream {
     const std::lock_guard<std::mutex> lock(mutex);
     return std::max<int64_t>(0, memory_bytes() - allocated_bytes);
   }
-  int processors() const override { return 3; }
+  int processors() const override { return emulation::processors; }
   int64_t cache_bytes() override { return 4 << 10; }
 
  private:

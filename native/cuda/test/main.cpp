@@ -48,12 +48,14 @@ struct Suite {
   void (*run)();
 };
 
-// On the emulated device threads run in random order, and what has barriers to miss in the two others as well.
+// On the emulated device threads run in random order, and what has barriers to miss in the two others as well; what depends on
+// the number of processors runs with few and with many.
 void set_up_emulation(std::vector<Suite>* suites) {
 #ifdef NC_EMULATION
   using namespace nanochat::cuda;
   using emulation::Order;
-  suites->insert(suites->begin(), {"random order", [] { emulation::set_order(Order::random); }});
+  suites->insert(suites->begin(), {{"random order", [] { emulation::set_order(Order::random); }}, {"40 processors", [] { emulation::processors = 40; }}, {"matmul", test_matmul},
+                                   {"attention", test_attention}, {"3 processors", [] { emulation::processors = 3; }}});
   suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }}, {"model", test_model}, {"memory", test_memory}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"descending order", [] { emulation::set_order(Order::descending); }}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
                                  {"emulation", test_emulation}});

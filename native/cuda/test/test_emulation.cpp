@@ -49,6 +49,13 @@ NC_KERNEL(64) outside_copy(Values a) {
   wait_copies<0>();
 }
 
+// Every block writes its number to the same place and reads it again.
+NC_KERNEL(64) share_place(Values a) {
+  a.out[63] = static_cast<float>(block_x());
+  sync_block();
+  if (a.out[63] != static_cast<float>(block_x())) a.out[0] = 1;
+}
+
 NC_KERNEL(32) different_operations(Values) {
   if (thread() < 16) any(true);
   else shuffle(1.0f, 0);
@@ -71,6 +78,13 @@ bool all_zero(const std::vector<float>& values) {
 
 }  // namespace
 
+bool blocks_meet() {
+  Array<float> in(noise<float>(64)), out(std::vector<float>(64, 0));
+  launch(*stream, "blocks that share a place", share_place, {40}, 64, 0, Values{out.at(Side::device), in.at(Side::device)});
+  expect_status(nullptr, "blocks that share a place");
+  return out.read()[0] == 1;
+}
+
 void test_emulation() {
   bool shows = false;
   for (const auto order : {emulation::Order::ascending, emulation::Order::descending, emulation::Order::random}) {
@@ -84,6 +98,7 @@ void test_emulation() {
     expect(std::isnan(early[0]) == lands_late && std::isnan(early[63]) == lands_late, "a copy lands at its wait, or at once");
     run(misaligned_copy, 64, 256, "misaligned", "a misaligned copy");
     run(outside_copy, 64, 256, "outside", "a copy out of shared memory");
+    expect(blocks_meet() == (order == emulation::Order::random), "blocks run side by side in random order");
     run(different_operations, 32, 0, "different warp operations", "lanes at different operations");
   }
   expect(shows, "a missing barrier shows in one of the orders");
