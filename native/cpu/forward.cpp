@@ -10,8 +10,6 @@ namespace nanochat {
 
 namespace {
 
-constexpr int64_t kTaskBytes = 600 << 10;  // of a matrix that one task reads for few rows
-constexpr int64_t kTaskHeads = 8;          // of single tokens whose attention is one task
 constexpr int kLeastGroup = 32;        // of a row of quantised activations
 constexpr int64_t kSerialWork = 8192;  // elements below which waking the other threads costs more than it saves
 
@@ -269,13 +267,11 @@ template <class T, class X> class Forward final : public CpuModel {
   // y = attention(q, k, v): query i sees keys max(0, i - w)..i. note: the stores of a single token's keys and values miss
   // the cache; they end while the older keys are read.
   void attention(int l, const LayerWeights& layer) {
-    const bool decoding = tokens_.size() == batch_->size();
-    in_stretches(static_cast<int64_t>(tiles_.size()), decoding ? kTaskHeads : 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const Tile& tile = tiles_[static_cast<size_t>(i)];
-        if (tile.over_heads) append(l, layer, *tile.row, tile.token, tile.head * config_.n_kv_head / config_.n_head);
-        attend(l, tile, tiles_[static_cast<size_t>(std::min(i + 1, end - 1))]);
-      }
+    const auto count = static_cast<int64_t>(tiles_.size());
+    pool_->run(count, [&](int64_t i) {
+      const Tile& tile = tiles_[static_cast<size_t>(i)];
+      if (tile.over_heads) append(l, layer, *tile.row, tile.token, tile.head * config_.n_kv_head / config_.n_head);
+      attend(l, tile, tiles_[static_cast<size_t>(std::min(i + 1, count - 1))]);
     });
   }
 
@@ -375,9 +371,7 @@ template <class T, class X> class Forward final : public CpuModel {
   // fastest when a thread reads far at a stretch.
   template <class F> void each_panel(const PackedMatrix& w, const Rows& x, int64_t rows, const F& set_output) {
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-    const int64_t fair = w.panels() / (2 * pool_->threads()), long_enough = kTaskBytes / w.panel_size();
-    const int64_t per_task = blocks > 1 ? 1 : std::max<int64_t>(1, std::min(fair, long_enough));
-    const auto compute = [&](int64_t piece) {
+    pool_->run(w.panels() * blocks, [&](int64_t piece) {
       const int64_t panel = piece / blocks, row = piece % blocks * kRowBlock;
       typename std::conditional<kQuantized, QuantizedPanel, MatmulPanel<T>>::type a{};
       a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
@@ -395,16 +389,7 @@ template <class T, class X> class Forward final : public CpuModel {
         a.k = round_up(w.k, kStep<T>);
         k_.matmul_panel(a);
       }
-    };
-    in_stretches(w.panels() * blocks, per_task, [&](int64_t begin, int64_t end) {
-      for (int64_t piece = begin; piece < end; piece++) compute(piece);
     });
-  }
-
-  // f(begin, end) for stretches of [0, count) of at most `most`, equally many for every thread.
-  template <class F> void in_stretches(int64_t count, int64_t most, const F& f) {
-    const int64_t threads = pool_->threads(), tasks = std::min(count, ((count + most - 1) / most + threads - 1) / threads * threads);
-    pool_->run(tasks, [&](int64_t task) { f(count * task / tasks, count * (task + 1) / tasks); });
   }
 
   // f(0) .. f(count - 1), on all threads when there is enough work (in elements) to share.

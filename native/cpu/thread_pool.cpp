@@ -30,14 +30,15 @@ template <class F> bool spin_until(const F& is_true) {
   return is_true();
 }
 
-uint64_t region_of(uint64_t ticket) { return ticket >> 32; }
-uint32_t tasks_left(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
+uint64_t tasks(uint64_t first, uint64_t end) { return first << 32 | end; }
+uint32_t first_of(uint64_t left) { return static_cast<uint32_t>(left >> 32); }
+uint32_t end_of(uint64_t left) { return static_cast<uint32_t>(left); }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
   try {
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this] { worker(); });
+    for (size_t i = 1; i < shares_.size(); i++) workers_.emplace_back([this, i] { worker(i); });
   } catch (const std::system_error&) {
     // The system has no more threads to give: those that started do the work.
   }
@@ -57,13 +58,14 @@ void ThreadPool::run_region(int64_t count, Call call, const void* context) {
   context_ = context;
   count_ = static_cast<uint32_t>(count);
   done_.store(0, std::memory_order_relaxed);
-  const uint64_t region = (region_of(ticket_.load()) + 1) & 0xffffffffu;
-  ticket_.store(region << 32 | count_);
+  const uint64_t all = count_, n = workers_.size() + 1;
+  for (uint64_t t = 0; t < n; t++) shares_[t].left.store(tasks(all * t / n, all * (t + 1) / n));
+  region_++;
   if (sleeping_.load() > 0) {
     std::lock_guard<std::mutex> lock(mutex_);
     region_begins_.notify_all();
   }
-  work(region);
+  work(0);
   wait_for_the_others();
   if (out_of_memory_.exchange(false)) throw std::bad_alloc();
 }
@@ -85,23 +87,36 @@ void ThreadPool::run_task(int64_t task) {
   }
 }
 
-void ThreadPool::work(uint64_t region) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
-  while (region_of(ticket) == region && tasks_left(ticket) > 0) {
-    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
-    const uint32_t count = count_;
-    run_task(count - tasks_left(ticket));
-    if (done_.fetch_add(1) + 1 == count && caller_sleeps_.load()) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      region_ends_.notify_all();
-    }
-    ticket = ticket_.load(std::memory_order_acquire);
+void ThreadPool::work(size_t thread) {
+  const size_t n = workers_.size() + 1;
+  uint32_t taken = take_from(thread, true);
+  for (size_t i = 1; i < n; i++) taken += take_from((thread + i) % n, false);
+  if (taken == 0) return;
+  const uint32_t count = count_;
+  if (done_.fetch_add(taken) + taken == count && caller_sleeps_.load()) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    region_ends_.notify_all();
   }
 }
 
-void ThreadPool::worker() {
-  uint64_t seen = 0;
-  const auto has_news = [&] { return region_of(ticket_.load()) != seen || stop_.load(); };
+// Runs tasks of a share until none is left and says how many: the first ones of the thread's own, the last ones of another's.
+uint32_t ThreadPool::take_from(size_t share, bool is_own) {
+  std::atomic<uint64_t>& left = shares_[share].left;
+  uint32_t taken = 0;
+  uint64_t now = left.load();
+  while (first_of(now) < end_of(now)) {
+    const uint64_t rest = is_own ? tasks(first_of(now) + 1, end_of(now)) : tasks(first_of(now), end_of(now) - 1);
+    if (!left.compare_exchange_weak(now, rest)) continue;
+    run_task(is_own ? first_of(now) : end_of(rest));
+    taken++;
+    now = left.load();
+  }
+  return taken;
+}
+
+void ThreadPool::worker(size_t thread) {
+  uint32_t seen = 0;
+  const auto has_news = [&] { return region_.load() != seen || stop_.load(); };
   for (;;) {
     if (!spin_until(has_news)) {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -110,8 +125,8 @@ void ThreadPool::worker() {
       sleeping_--;
     }
     if (stop_) return;
-    seen = region_of(ticket_.load());
-    work(seen);
+    seen = region_.load();
+    work(thread);
   }
 }
 

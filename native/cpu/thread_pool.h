@@ -20,9 +20,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls f(0) .. f(count - 1), each once, on any thread, and returns when all are done. Threads take the next task
-  // when they finish one, so a slow thread delays one task and not a share. A task may throw std::bad_alloc and nothing
-  // else; the others run all the same, then run() throws it.
+  // Calls f(0) .. f(count - 1), each once, on any thread, and returns when all are done. Each thread goes through a
+  // share of consecutive tasks, then takes others' last ones, so a slow thread delays one task and not a share. A task
+  // may throw std::bad_alloc and nothing else; the others run all the same, then run() throws it.
   template <class F> void run(int64_t count, const F& f) {
     if (count <= 1 || workers_.empty()) {
       for (int64_t i = 0; i < count; i++) f(i);
@@ -34,14 +34,19 @@ class ThreadPool {
  private:
   using Call = void (*)(const void* context, int64_t task);
   void run_region(int64_t count, Call call, const void* context);
-  void work(uint64_t region);
+  void work(size_t thread);
+  uint32_t take_from(size_t share, bool is_own);
   void run_task(int64_t task);
   void wait_for_the_others();
-  void worker();
+  void worker(size_t thread);
 
-  // The region's number in the upper half, its tasks not yet taken in the lower. A thread that takes a task by
-  // compare-and-swap knows that the fields below belong to that region until the task is done.
-  std::atomic<uint64_t> ticket_{0};
+  // A thread's tasks that nobody has taken yet: the first in the upper half, the end in the lower. Who takes a task by
+  // compare-and-swap knows that the fields below belong to its region until the task counts as done.
+  struct alignas(128) Share {  // note: lines of 64 bytes that processors fetch in pairs
+    std::atomic<uint64_t> left{0};
+  };
+  std::vector<Share> shares_;
+  std::atomic<uint32_t> region_{0};  // grows when one begins
   std::atomic<uint32_t> done_{0};
   Call call_ = nullptr;
   const void* context_ = nullptr;

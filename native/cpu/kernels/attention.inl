@@ -23,11 +23,7 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
     const T* w = keys + key * kStep<T>;
     tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, middle, acc, w + (D - middle) * kPage);
     if (streams) tile<T, MR, NV, true>(q + middle, q_stride, w + middle * kPage, kPage * kStep<T>, D - middle, acc, next + key * kStep<T>);
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) store(scores[r] + key + v * kLanes, acc[r][v]);
-    }
+    store_rows<MR, NV>(acc, key, scores);
   }
 }
 
@@ -35,18 +31,10 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
 template <class T, int MR, int NV, bool streams>
 inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[1024], const T* ahead) {
   Vec acc[MR][NV];
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-    for (int v = 0; v < NV; v++) acc[r][v] = load(acc_rows[r] + d + v * kLanes);
-  }
+  load_rows<MR, NV>(acc_rows, d, acc);
   tile<T, MR, NV, streams>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc,
                            ahead + d * kStep<T>);
-#pragma GCC unroll 8
-  for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-    for (int v = 0; v < NV; v++) store(acc_rows[r] + d + v * kLanes, acc[r][v]);
-  }
+  store_rows<MR, NV>(acc, d, acc_rows);
 }
 
 template <class T, int MR, bool streams = false>

@@ -41,18 +41,10 @@ inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, flo
   constexpr int NV = tile_vectors<T>(MR);
   for (int output = 0; output < kPanel; output += NV * kLanes) {
     Vec sums[MR][NV];
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) sums[r][v] = load(acc[r] + output + v * kLanes);
-    }
+    load_rows<MR, NV>(acc, output, sums);
     const T* w = a.w + from * kPanel + output * kStep<T>;
     tile<T, MR, NV, streams>(a.x + row * a.x_stride + from, a.x_stride, w, kPanel * kStep<T>, to - from, sums, w + kAheadBytes / sizeof(T));
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) store(acc[r] + output + v * kLanes, sums[r][v]);
-    }
+    store_rows<MR, NV>(sums, output, acc);
   }
 }
 

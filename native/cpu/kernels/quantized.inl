@@ -1,6 +1,7 @@
 // y = epilogue(x w^T) with weights of 8 or 4 bits           MODEL.md 1: the same products as matmul.inl
 // x (rows, K) int8 in groups with a scale each, w one packed panel (K / G, 64 scales and 64 G codes) -> y (rows, 64)
-// One call is one panel. Groups outside, rows inside: a group's codes are read once, from memory, for all rows.
+// One call is one panel. Groups outside, rows inside: a group's codes are read once, from memory, for all rows. Few rows wait for
+// the memory and take whole groups as they come; more compute.
 // Bound: memory for few rows, integer products for many; measured shares in docs/bench.md.
 
 void quantize(const float* x, int k, const QuantizedRows& row) {
@@ -44,7 +45,20 @@ constexpr int quad_vectors(int MR) {
 #endif
 }
 
-// acc[r] += w_scale * x_scale * float(sum)
+// And where they also hold the sums of the groups before.
+constexpr int block_vectors(int MR) { return MR > 3 ? std::min(2, quad_vectors(MR)) : quad_vectors(MR); }
+
+// acc += w_scale * x_scale * float(sum)
+template <int MR, int NV>
+inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, Vec (&acc)[MR][NV]) {
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) {
+    const Vec w_scale = load_scales(scales + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) acc[r][v] = fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), acc[r][v]);
+  }
+}
+
 template <int MR, int NV>
 inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {
 #pragma GCC unroll 16
@@ -77,6 +91,16 @@ inline void quad_step(const int8_t* x, int64_t x_stride, const Quads (&w)[NV], I
   }
 }
 
+// note: with the tiles of few and of many rows in one function g++ 12 puts sums on the stack, and in a function of one tile of a
+// block it copies them to and fro
+#if defined(__GNUC__)
+#define NC_INLINE __attribute__((always_inline)) inline
+#define NC_NOINLINE __attribute__((noinline))
+#else
+#define NC_INLINE inline
+#define NC_NOINLINE
+#endif
+
 // One group of MR rows, its codes as bytes (group / 4, 64, 4). streams: these are the first rows to read them.
 template <int MR, bool streams>
 inline void add_group(const QuantizedRows& x, const bf16* scales, const uint8_t* codes, float (*acc)[kPanel]) {
@@ -94,6 +118,39 @@ inline void add_group(const QuantizedRows& x, const bf16* scales, const uint8_t*
       quad_step<MR, NV>(x.values + k, x.stride, w, sum);
     }
     add_scaled<MR, NV>(sum, scales, x.groups, x_groups_stride, acc, output);
+  }
+}
+
+// Groups that follow each other: scales (64), and codes as bytes (group / 4, 64, 4), each so many bytes after the one before.
+struct GroupBlock {
+  const uint8_t* scales;
+  const uint8_t* codes;
+  int64_t scales_stride, codes_stride;
+  int count;
+};
+
+// All groups of a block. The sums of the groups before stay in registers: storing a vector takes the place of two products.
+template <int MR, bool streams>
+NC_INLINE void add_block(const QuantizedRows& x, const GroupBlock& w, float (*acc_rows)[kPanel]) {
+  constexpr int NV = block_vectors(MR);
+  for (int output = 0; output < kPanel; output += NV * kLanes) {
+    Vec acc[MR][NV];
+    load_rows<MR, NV>(acc_rows, output, acc);
+    for (int g = 0; g < w.count; g++) {
+      const ActivationGroup* x_groups = x.groups + g;
+      const uint8_t* at = w.codes + g * w.codes_stride + output * 4;
+      Ints sum[MR][NV];
+      start_sums<MR, NV>(x_groups, x.groups_stride, sum);
+      for (int k = 0; k < x.group; k += 4, at += kPanel * 4) {
+        if (streams) prefetch<NV * kLanes * 4>(at + kInt8AheadBytes);
+        Quads wv[NV];
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) wv[v] = load_quads(at + v * kLanes * 4);
+        quad_step<MR, NV>(x.values + g * x.group + k, x.stride, wv, sum);
+      }
+      add_scaled<MR, NV>(sum, reinterpret_cast<const bf16*>(w.scales + g * w.scales_stride) + output, x_groups, x.groups_stride, acc);
+    }
+    store_rows<MR, NV>(acc, output, acc_rows);
   }
 }
 
@@ -145,13 +202,16 @@ inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel])
   }
 }
 
-template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
+constexpr int kFewRows = 2 * kTileRows, kBlockGroups = 2;
+constexpr int64_t kScaleBytes = kPanel * sizeof(bf16);
+
+template <WeightFormat format> NC_NOINLINE void few_rows(const QuantizedPanel& a) {
   alignas(64) float acc[kRowBlock][kPanel];
   std::fill_n(acc[0], a.rows * kPanel, 0.0f);
   for (int64_t g = 0; g < a.groups; g++) {
     const uint8_t* group = a.w + g * group_bytes(format);
     const bf16* scales = reinterpret_cast<const bf16*>(group);
-    const uint8_t* codes = group + kPanel * sizeof(bf16);
+    const uint8_t* codes = group + kScaleBytes;
     const QuantizedRows x = a.x.at(0, g * a.x.group);
     alignas(64) uint8_t bytes[32 * kPanel];
     if (format == WeightFormat::int4) {
@@ -169,3 +229,32 @@ template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
   }
   write_quantized_panel(a, acc);
 }
+
+template <WeightFormat format> NC_NOINLINE void many_rows(const QuantizedPanel& a) {
+  alignas(64) float acc[kRowBlock][kPanel];
+  std::fill_n(acc[0], a.rows * kPanel, 0.0f);
+  constexpr int64_t stride = group_bytes(format);
+  for (int64_t g = 0; g < a.groups; g += kBlockGroups) {
+    const uint8_t* block = a.w + g * stride;
+    GroupBlock w{block, block + kScaleBytes, stride, stride, static_cast<int>(std::min<int64_t>(kBlockGroups, a.groups - g))};
+    const QuantizedRows x = a.x.at(0, g * a.x.group);
+    alignas(64) uint8_t bytes[kBlockGroups][32 * kPanel];
+    if (format == WeightFormat::int4) {
+      for (int i = 0; i < w.count; i++) unpack_nibbles(w.codes + i * stride, x.group, bytes[i]);
+      w.codes = bytes[0];
+      w.codes_stride = sizeof bytes[0];
+    }
+    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_block<MR, format == WeightFormat::int8>(x, w, acc); });
+    for (int row = kTileRows; row < a.rows; row += kTileRows) {
+      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_block<MR, false>(x.at(row, 0), w, acc + row); });
+    }
+  }
+  write_quantized_panel(a, acc);
+}
+
+template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
+  a.rows <= kFewRows ? few_rows<format>(a) : many_rows<format>(a);
+}
+
+#undef NC_INLINE
+#undef NC_NOINLINE

@@ -78,3 +78,20 @@ template <class F> inline void with_rows(int rows, F f) {
     case 6: f(std::integral_constant<int, 6>()); break;
   }
 }
+
+// acc = rows[r][at ..], NV vectors of each row
+template <int MR, int NV, int width> inline void load_rows(const float (*rows)[width], int at, Vec (&acc)[MR][NV]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) acc[r][v] = load(rows[r] + at + v * kLanes);
+  }
+}
+
+template <int MR, int NV, int width> inline void store_rows(const Vec (&acc)[MR][NV], int at, float (*rows)[width]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) store(rows[r] + at + v * kLanes, acc[r][v]);
+  }
+}
