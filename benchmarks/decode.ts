@@ -73,6 +73,7 @@ export interface DecodeRow {
   prefillTokensPerSecond: number
   prefillPercentOfPeak: number
   otherLoad: number                // processors that other processes kept busy meanwhile
+  memoryChange: number             // above 1.2 the memory changed its speed during the run: measure again
 }
 
 /** Runs the benchmark; undefined when only help was wanted. Throws ERR_INVALID_ARG. */
@@ -171,7 +172,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, pla
         percentOfRoof: median(rates.map((rate, r) => 100 * rate / (limits[r]?.tokensPerSecond ?? NaN))),
         percentOfBestRoof: 100 * median(rates) / strictest.tokensPerSecond,
         prefillTokens, prefillTokensPerSecond: prefillTokens / prefillSeconds, prefillPercentOfPeak: 100 * cost.prefillFlops(prefillTokens) / prefillSeconds / peak,
-        otherLoad: others
+        otherLoad: others, memoryChange: roofs.memoryChange
       }
     })
     printCard(described, dtype, model, place, cost, roof, peak, context)
@@ -304,6 +305,7 @@ function printRows(rows: DecodeRow[]): void {
     const cells = [String(batch), ttftMs.toFixed(1), tpotMs.p50.toFixed(2), tpotMs.p99.toFixed(2), tokensPerSecond.toFixed(1), roofTokensPerSecond.toFixed(1), percentOfRoof.toFixed(1)]
     console.log(cells.map((cell) => cell.padStart(10)).join('') + `  (${roofBy})`)
   }
+  if (first.memoryChange > 1.2) console.log(`note: the memory's bandwidth changed by a factor of ${first.memoryChange.toFixed(2)} between two measurements: measure again`)
   if (first.otherLoad > 0.1) console.log(`note: other processes kept ${first.otherLoad.toFixed(1)} processors busy meanwhile`)
 }
 

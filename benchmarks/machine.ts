@@ -34,6 +34,12 @@ export class Roofs {
     return this.#best(this.measured.slice(r, r + 2))
   }
 
+  /** The largest ratio of two bandwidths that were measured one after the other. */
+  get memoryChange(): number {
+    const bandwidths = this.measured.flatMap((limits) => limits.filter((of) => of.threads === this.#threads).map((of) => of.readBytesPerSecond))
+    return Math.max(1, ...bandwidths.slice(1).map((next, i) => Math.max(next / (bandwidths[i] ?? next), (bandwidths[i] ?? next) / next)))
+  }
+
   get best(): Roof {
     return this.#best(this.measured)
   }

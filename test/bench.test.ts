@@ -5,6 +5,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { costOf, countParameters, depthSpec } from '../benchmarks/cost.js'
 import { run, type DecodeRow } from '../benchmarks/decode.js'
+import { Roofs } from '../benchmarks/machine.js'
 import { median, percentile } from '../benchmarks/statistics.js'
 import { NanochatError } from '../lib/errors.js'
 import { native } from '../lib/native.js'
@@ -31,6 +32,16 @@ counting('medians and percentiles', () => {
   assert.is(median([4, 1, 2, 3]), 2.5)
   assert.is(percentile(Array.from({ length: 100 }, (_, i) => i + 1), 0.99), 99)
   assert.is(percentile([7], 0.99), 7)
+})
+
+counting('roofs: the better bandwidth beside a repetition, and how much it changed from one measurement to the next', async () => {
+  const bandwidths = [50, 60, 45, 54]
+  const limits = (threads: number, readBytesPerSecond: number) => ({ threads, readBytesPerSecond, float32FlopsPerSecond: threads, bfloat16FlopsPerSecond: 1, int8OpsPerSecond: 1 })
+  const roofs = new Roofs(2, undefined, () => Promise.resolve([limits(1, 1), limits(2, bandwidths.shift() ?? NaN)]))
+  assert.is(roofs.memoryChange, 1)
+  for (let i = 0; i < 4; i++) await roofs.measure()
+  assert.equal([roofs.around(0), roofs.around(2), roofs.best].map(({ readBytesPerSecond }) => readBytesPerSecond), [60, 54, 60])
+  assert.ok(Math.abs(roofs.memoryChange - 60 / 45) < 1e-12, String(roofs.memoryChange))
 })
 
 counting.run()
