@@ -1,19 +1,18 @@
 // alone: it ends processes at chosen moments
 // Processes that end at every stage of a model's life; each must end as it says and never by a signal.
 import { spawn } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { loader, programPath } from './support/program.js'
 
 interface Ending { code: number | null, signal: string | null, stdout: string, stderr: string, ms: number }
 
-const child = fileURLToPath(new URL('./support/lifecycle-child.ts', import.meta.url))
 const test = suite('lifecycle')
 
 function run(scenario: string): Promise<Ending> {
   return new Promise((resolve, reject) => {
     const started = performance.now()
-    const node = spawn(process.execPath, ['--import', 'tsx', '--expose-gc', child, scenario], { stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000, killSignal: 'SIGKILL' })
+    const node = spawn(process.execPath, [...loader, '--expose-gc', programPath('support/lifecycle-child'), scenario], { stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000, killSignal: 'SIGKILL' })
     const out: string[] = []
     const err: string[] = []
     node.stdout.on('data', (text: Buffer) => out.push(String(text)))

@@ -9,6 +9,7 @@ import * as assert from 'uvu/assert'
 import { NanochatError, type ErrorCode } from '../lib/errors.js'
 import { loadGPT, loadModel, loadModelFromDir, seededGPT, type LoadOptions } from '../lib/load.js'
 import { native, type ModelSpec } from '../lib/native.js'
+import { loader, programPath } from './support/program.js'
 import { tinyMeta, tinySpec, withDir, writeHf, writeTiny } from './support/tiny-checkpoint.js'
 import { ptBytes, type StoredTensor } from './support/write-pt.js'
 
@@ -137,9 +138,8 @@ test('peak memory while loading is at most 1.3 times the final size plus 64 MB',
   if (process.platform !== 'linux') return console.log('not measured: /proc/self/status is Linux only')
   await writeFile(join(dir, 'model_000001.pt'), ptBytes(largeTensors(large)))
   await writeFile(join(dir, 'meta_000001.json'), JSON.stringify(tinyMeta(large)))
-  const child = fileURLToPath(new URL('./support/load-child.ts', import.meta.url))
   for (const dtype of ['float32', 'bfloat16']) {
-    const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', child, dir, dtype])
+    const { stdout } = await promisify(execFile)(process.execPath, [...loader, programPath('support/load-child'), dir, dtype])
     const { before, peak, memoryBytes } = JSON.parse(stdout) as { before: number, peak: number, memoryBytes: number }
     const rise = peak - before
     console.log(`  ${dtype}: ${(memoryBytes / MB).toFixed(0)} MB held, peak ${(rise / MB).toFixed(0)} MB above the start`)

@@ -9,6 +9,7 @@ import * as assert from 'uvu/assert'
 import { convertCheckpoint, type ConvertOptions } from '../lib/convert.js'
 import { loadGPT, loadModelFromDir, type LoadOptions } from '../lib/load.js'
 import { native, type ModelSpec } from '../lib/native.js'
+import { loader, programPath } from './support/program.js'
 import { rejects, tinyMeta, tinySpec, tinyTensors, withDir, writeHf, writeTiny } from './support/tiny-checkpoint.js'
 import { ptBytes } from './support/write-pt.js'
 
@@ -158,9 +159,9 @@ failures('a place that cannot be written to', () => withDir(async (dir) => {
 
 failures('a disk that is full', () => withDir(async (dir) => {
   if (process.platform !== 'linux') return console.log('SKIP a disk that is full: the test limits file sizes as Linux does')
-  const script = `import { convertCheckpoint } from ${JSON.stringify(path('../lib/convert.ts'))}
+  const script = `import { convertCheckpoint } from ${JSON.stringify(programPath('../lib/convert'))}
     console.log(await convertCheckpoint(${JSON.stringify(demo)}, ${JSON.stringify(dir)}).then(() => 'written', (error) => error.code + ' ' + error.message))`
-  const { stdout } = await promisify(execFile)('sh', ['-c', 'trap "" XFSZ; ulimit -f 2000; exec "$0" "$@"', process.execPath, '--import', 'tsx', '--input-type=module', '-e', script])
+  const { stdout } = await promisify(execFile)('sh', ['-c', 'trap "" XFSZ; ulimit -f 2000; exec "$0" "$@"', process.execPath, ...loader, '--input-type=module', '-e', script])
   assert.match(stdout, /^ERR_CHECKPOINT_WRITE Could not write .*File too large/)
   assert.equal(await readdir(dir), [])
 }))
@@ -170,7 +171,7 @@ failures('a file that is cut off while it is in use is an error, not the end of 
   const { file } = await convertCheckpoint(demo, dir, { dtype: 'int8' })
   const whole = join(dir, 'whole')
   await copyFile(file, whole)
-  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', path('./support/cut-off-child.ts'), file, whole])
+  const { stdout } = await promisify(execFile)(process.execPath, [...loader, programPath('support/cut-off-child'), file, whole])
   assert.equal(JSON.parse(stdout), ['ok', 'ERR_CHECKPOINT_FORMAT', 'ERR_CHECKPOINT_FORMAT', 'restored'])
 }))
 
@@ -179,7 +180,7 @@ failures('a checkpoint that is cut off while it is converted is an error, too', 
   const spec: ModelSpec = { ...large, nLayer: 12 }
   await writeFile(join(dir, 'model_000001.pt'), ptBytes(tinyTensors(spec)))
   await writeFile(join(dir, 'meta_000001.json'), JSON.stringify(tinyMeta(spec)))
-  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', path('./support/cut-off-child.ts'), dir])
+  const { stdout } = await promisify(execFile)(process.execPath, [...loader, programPath('support/cut-off-child'), dir])
   assert.equal(JSON.parse(stdout), ['ERR_CHECKPOINT_FORMAT'])
 }))
 

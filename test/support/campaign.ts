@@ -12,9 +12,9 @@ interface Campaign { seeds: number, size: number, perPiece: number, jobs: number
 
 const campaigns: Record<string, Campaign> = {
   native: { seeds: 2500, size: 400, perPiece: 50, jobs: 2, asan: true },          // 10^6 calls
-  loaders: { seeds: 500, size: 2000, perPiece: 4, jobs: 4, asan: true },          // 10^6 mutations
+  loaders: { seeds: 500, size: 2000, perPiece: 4, jobs: 2, asan: true },          // 10^6 mutations
   tokenizer: { seeds: 500, size: 2000, perPiece: 10, jobs: 2 },                   // 10^6 texts
-  storm: { seeds: 1000, size: 0, perPiece: 20, jobs: 3, exitCodes: [exitCode] },
+  storm: { seeds: 1000, size: 0, perPiece: 20, jobs: 2, exitCodes: [exitCode] },
   soakGenerations: { seeds: 1, size: 100_000, perPiece: 1, jobs: 1 },
   soakLoads: { seeds: 1, size: 1000, perPiece: 1, jobs: 1 },
 }

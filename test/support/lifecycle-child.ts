@@ -6,11 +6,12 @@ import { Engine } from '../../lib/engine.js'
 import { NanochatError } from '../../lib/errors.js'
 import type { GPT } from '../../lib/gpt.js'
 import { loadModel, seededGPT } from '../../lib/load.js'
+import { workerEntry } from './program.js'
 
 const config = { sequenceLen: 2048, vocabSize: 4096, nLayer: 8, nHead: 4, nKvHead: 4, nEmbd: 512, windowPattern: 'SSSL' }
 const longPrompt = Array.from({ length: 2000 }, (_, i) => i % 4096)
 
-const newWorker = (state: string): Worker => new Worker(new URL('./ts-worker.mjs', import.meta.url), { workerData: { module: import.meta.url, state } })
+const newWorker = (state: string): Worker => new Worker(workerEntry(import.meta.url), { workerData: { module: import.meta.url, state } })
 
 const slowModel = (): Promise<GPT> => seededGPT(config, 1)
 

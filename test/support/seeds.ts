@@ -2,15 +2,13 @@
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { fileURLToPath } from 'node:url'
-
-const ownChild = fileURLToPath(new URL(import.meta.url.endsWith('.js') ? './seeds-child.js' : './seeds-child.ts', import.meta.url))
+import { loader, programPath } from './program.js'
 
 export interface SeedOptions {
   timeoutMs?: number
   exitCodes?: number[]             // how a child may end besides 0; the next one goes on with the seed after
   env?: Record<string, string>
-  child?: string                   // another seeds-child
+  child?: string                   // another seeds-child, compiled
 }
 
 /** The sums of what the seeds reported. */
@@ -35,9 +33,9 @@ interface Ending { lines: string[], code: number | null, signal: string | null, 
 
 const memory = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()      // for small files by the million
 
-function runChild(args: string[], { timeoutMs = 120_000, env, child = ownChild }: SeedOptions): Promise<Ending> {
+function runChild(args: string[], { timeoutMs = 120_000, env, child }: SeedOptions): Promise<Ending> {
   return new Promise((resolve, reject) => {
-    const node = spawn(process.execPath, [...child.endsWith('.ts') ? ['--import', 'tsx'] : [], '--expose-gc', child, ...args], {
+    const node = spawn(process.execPath, [...child === undefined ? loader : [], '--expose-gc', child ?? programPath('support/seeds-child'), ...args], {
       stdio: ['ignore', 'pipe', 'pipe'], timeout: timeoutMs, killSignal: 'SIGKILL', env: { ...process.env, TMPDIR: memory, ...env }
     })
     const out: Buffer[] = [], err: Buffer[] = []

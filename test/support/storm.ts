@@ -7,6 +7,7 @@ import { Engine } from '../../lib/engine.js'
 import { NanochatError } from '../../lib/errors.js'
 import type { GPT } from '../../lib/gpt.js'
 import { loadModel, seededGPT } from '../../lib/load.js'
+import { workerEntry } from './program.js'
 import { generator, type Random } from './random.js'
 
 /** How a process that a storm ends by itself says so. */
@@ -104,8 +105,7 @@ async function chat({ random, controllers }: Life): Promise<void> {
 
 /** A storm in a worker, which ends by itself, exits or is terminated. */
 async function inWorker(random: Random): Promise<void> {
-  const isCompiled = import.meta.url.endsWith('.js')
-  const worker = new Worker(new URL(isCompiled ? import.meta.url : new URL('./ts-worker.mjs', import.meta.url)), { workerData: { module: import.meta.url, stormSeed: random(2 ** 30) } })
+  const worker = new Worker(workerEntry(import.meta.url), { workerData: { module: import.meta.url, stormSeed: random(2 ** 30) } })
   const end = once(worker, 'exit') as Promise<[number]>
   if (random(2)) {
     await sleep(random(400))
