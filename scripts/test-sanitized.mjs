@@ -14,6 +14,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const pattern = new RegExp(process.argv[2] ?? '')
 const sum = { passed: 0, failed: 0 }
 const stormExit = 7                    // of test/support/storm.ts
+const reportExit = 66                  // of a process in which a sanitizer reported something
 
 // Test files that call native code and take a minute at most when it is some five times slower; programs that they start are
 // sanitized, too. Not here: what measures time or memory (load), what starts python or compilers, into which the sanitizer would be
@@ -26,7 +27,7 @@ const testFiles = [
 const targets = [
   {
     name: 'asan', library: 'libasan.so', wrap: [],
-    env: { ASAN_OPTIONS: 'detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2000:exitcode=66', UBSAN_OPTIONS: 'print_stacktrace=1:exitcode=66', TEST_ONE_IN: '11' },
+    env: { ASAN_OPTIONS: `detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2000:exitcode=${reportExit}`, UBSAN_OPTIONS: `print_stacktrace=1:exitcode=${reportExit}`, TEST_ONE_IN: '11' },
     jobs: [
       ['threads', ['20'], { ASAN_OPTIONS: 'detect_leaks=1' }], ...testFiles.map((file) => ['node', ['test/run.mjs', '--in-process', `^${file}\\.test`]]),
       ...campaign('native', 0, 60, 400), ...campaign('loaders', 0, 10, 2000), ...campaign('tokenizer', 0, 2, 1000), ...storms(0, 8)
@@ -35,8 +36,8 @@ const targets = [
   {
     // note: with the kernel's usual 32 random bits node lies where ThreadSanitizer wants its shadow
     name: 'tsan', library: 'libtsan.so', wrap: ['setarch', '-R'],
-    env: { TSAN_OPTIONS: `suppressions=${join(root, 'test/native/tsan.supp')} report_signal_unsafe=0 exitcode=66` },
-    jobs: [['threads', ['20']], ...campaign('native', 0, 20, 400), ...storms(0, 16)]
+    env: { TSAN_OPTIONS: `suppressions=${join(root, 'test/native/tsan.supp')} report_signal_unsafe=0 exitcode=${reportExit}` },
+    jobs: [['node', ['-e', 'require("./build/Release/planted_race.node").writeTwice()'], {}, reportExit], ['threads', ['20']], ...campaign('native', 0, 20, 400), ...storms(0, 16)]
   }
 ]
 
@@ -62,20 +63,20 @@ function build(name) {
   return layOut(join(root, `build-${name}`))
 }
 
-/** Runs one job to its end: a report of the sanitizer, another end than 0 or a test that fails is a failure. */
-function run({ name, wrap, env }, [program, args, more = {}], folder, library) {
+/** Runs one job to its end: a test that fails, another end than `end` or a report of the sanitizer is a failure; the lack of one, too, where one must come. */
+function run({ name, wrap, env }, [program, args, more = {}, end = 0], folder, library) {
   return new Promise((resolve) => {
     const started = Date.now(), output = []
     const preload = program === 'node' ? { LD_PRELOAD: library } : {}
     const command = [...wrap, program === 'node' ? process.execPath : join(folder, program), ...program === 'node' && args[0] === 'test/run.mjs' ? ['--expose-gc'] : [], ...args]
-    const child = spawn(command[0], command.slice(1), { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env, ...preload, ...more }, timeout: 400_000, killSignal: 'SIGKILL' })
+    const child = spawn(command[0], command.slice(1), { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env, ...preload, ...more }, timeout: 800_000, killSignal: 'SIGKILL' })
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => output.push(chunk))
     child.on('close', (code, signal) => {
       const text = Buffer.concat(output).toString(), label = `${name}  ${program} ${args.join(' ').slice(0, 90)}`, seconds = ((Date.now() - started) / 1000).toFixed(1)
       const [, passed = 1, failed = 0] = (/^(\d+) passed, (\d+) failed/m.exec(text) ?? []).map(Number)
-      const isEnd = code === 0 || (code === stormExit && args.includes('storm'))
+      const isEnd = code === end || (code === stormExit && args.includes('storm'))
       const reported = /ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:/.test(text)
-      const failures = Math.max(failed, !isEnd || reported ? 1 : 0)
+      const failures = Math.max(failed, !isEnd || reported !== (end === reportExit) ? 1 : 0)
       sum.passed += failures > 0 && failed === 0 ? 0 : passed
       sum.failed += failures
       if (failures > 0) console.log(`FAIL ${label} ended with ${signal ?? code} after ${seconds} s\n${text.slice(-12_000)}`)
