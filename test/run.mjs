@@ -37,7 +37,7 @@ async function runFile(file) {
       counts.passed += ran
       counts.skipped += skipped
       counts.failed += total - ran
-      if (total === 0) { console.error('FAIL a suite has no tests'); counts.failed++ }
+      if (total + skipped === 0) { console.error('FAIL a suite has no tests'); counts.failed++ }
       if (typeof errors === 'string') console.error(errors)
       else if (total > ran) console.error(`FAIL a before() hook threw: ${total - ran} tests did not run`)
     } catch (error) {
