@@ -7,6 +7,7 @@
 // Bound by reading keys and values.
 #include "cuda/device.h"
 #include "cuda/kernels.h"
+#include "cuda/ring.h"
 #include "cuda/rotate.h"
 
 namespace nanochat {
@@ -75,18 +76,6 @@ template <class T, int Dp> struct alignas(16) Shared {
   float weights[kMaxSplits][2];                  // of each split
   // behind it: out (run, Dp)
   static constexpr size_t bytes(int run) { return sizeof(Shared) + static_cast<size_t>(run) * Dp * sizeof(float); }
-};
-
-// A place in a block's keys: `offset` keys into a split, and where in the ring they pass through.
-struct Place {
-  int split, offset = 0, slot = 0;
-  NC_DEVICE void advance(int by, int length) {
-    if (++slot == kPieces) slot = 0;
-    offset += by;
-    if (offset < length) return;
-    offset = 0;
-    split++;
-  }
 };
 
 // Adds some keys to a running softmax.
@@ -169,19 +158,19 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
   float* out = reinterpret_cast<float*>(shared + 1);
 
   const auto length_of = [&](int split) { return per_split < visible - split * per_split ? per_split : visible - split * per_split; };
-  const auto is_seen = [&](const Place& place, int i) { return place.offset + i * kStep + group < length_of(place.split); };
-  Place asked = {first_split};
+  const auto is_seen = [&](const RingPlace<kPieces>& place, int i) { return place.from + i * kStep + group < length_of(place.item); };
+  RingPlace<kPieces> asked = {first_split};
   const auto ask = [&] {  // for the next piece; what it is copied over was read before
-    if (asked.split < end_split) {
+    if (asked.item < end_split) {
       NC_UNROLL
       for (int i = 0; i < kAtOnce; i++) {
-        const int key = asked.split * per_split + asked.offset + i * kStep + group;
+        const int key = asked.item * per_split + asked.from + i * kStep + group;
         const bool is_there = is_seen(asked, i) && !(kAppends && key == visible - 1);
         const int64_t from = is_there ? static_cast<int64_t>(key) * Dp : 0;
         copy_async(&shared->ring[asked.slot][i][0][thread()], keys + from, is_there);
         copy_async(&shared->ring[asked.slot][i][1][thread()], values + from, is_there);
       }
-      asked.advance(kAtOnce * kStep, length_of(asked.split));
+      asked.advance(kAtOnce * kStep, length_of(asked.item));
     }
     commit_copies();
   };
@@ -198,22 +187,22 @@ template <class T, int Dp, bool kAppends> NC_KERNEL(kThreads) attention_decode_k
 
   const int d = thread();
   Part<kCount> mine = {-INFINITY, 0, {}};
-  for (Place place = {first_split}; place.split < end_split;) {
+  for (RingPlace<kPieces> place = {first_split}; place.item < end_split;) {
     wait_copies<kPieces - 1>();
     Piece k[kAtOnce], v[kAtOnce];
     bool seen[kAtOnce];
     NC_UNROLL
     for (int i = 0; i < kAtOnce; i++) {
       seen[i] = is_seen(place, i);
-      const bool is_new = kAppends && seen[i] && place.split * per_split + place.offset + i * kStep + group == visible - 1;
+      const bool is_new = kAppends && seen[i] && place.item * per_split + place.from + i * kStep + group == visible - 1;
       k[i] = is_new ? *reinterpret_cast<const Piece*>(shared->k + part) : shared->ring[place.slot][i][0][thread()];
       v[i] = is_new ? *reinterpret_cast<const Piece*>(shared->v + part) : shared->ring[place.slot][i][1][thread()];
     }
     add_keys<T, kGroup>(mine, q, k, v, seen);
     ask();
-    const int split = place.split, parity = split % 2;
+    const int split = place.item, parity = split % 2;
     place.advance(kAtOnce * kStep, length_of(split));
-    if (place.split == split) continue;
+    if (place.item == split) continue;
     merge_groups<kGroup>(mine);
     if (lane() < kGroup) {
       if (lane() == 0) {

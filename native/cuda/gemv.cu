@@ -8,6 +8,7 @@
 #include "cuda/epilogue.h"
 #include "cuda/kernels.h"
 #include "cuda/mixed.h"
+#include "cuda/ring.h"
 
 namespace nanochat {
 namespace cuda {
@@ -26,18 +27,6 @@ template <class T> struct Gemv {
   Matmul<T> a;
   MixNorm<T> norm;
   GemvPlan plan;
-};
-
-// A place in the sequence of pieces in which a lane takes its weights, and in the ring that they pass through.
-struct Piece {
-  int turn = 0, from = 0, slot = 0;
-  NC_DEVICE void advance(int by, int chunks) {
-    if (++slot == kPieces) slot = 0;
-    from += by;
-    if (from < chunks) return;
-    from = 0;
-    turn++;
-  }
 };
 
 template <class T> bool gemv_fits(int rows, int64_t stride) { return rows <= kGemvRows && rows * stride * static_cast<int64_t>(sizeof(T)) <= kMostXBytes; }
@@ -115,11 +104,11 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   T* x = reinterpret_cast<T*>(scratch + kScratch + kRingBytes / sizeof(float));  // (rows, stride)
   const Part* weights = reinterpret_cast<const Part*>(a.w + first * a.stride);
 
-  Piece asked;
+  RingPlace<kPieces> asked;
   const auto ask = [&] {  // for the next piece; what it is copied over was read before
-    const int output = (asked.turn * teams + team) * kOutputs;
+    const int output = (asked.item * teams + team) * kOutputs;
     NC_UNROLL
-    for (int i = 0; i < kPieceParts && asked.turn < rounds; i++) {
+    for (int i = 0; i < kPieceParts && asked.item < rounds; i++) {
       const int from = asked.from + i / kOutputs * step + own, at = output + i % kOutputs;
       const bool is_there = from < chunks && at < count;
       copy_async(ring + (asked.slot * kPieceParts + i) * kThreads, weights + (is_there ? at * chunks + from : 0), is_there);
@@ -139,9 +128,9 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   start_next();  // note: not before x is here, or the next kernel's weights delay this one's
 
   float sum[kRows][kOutputs] = {};
-  for (Piece piece; piece.turn < rounds;) {
+  for (RingPlace<kPieces> piece; piece.item < rounds;) {
     wait_copies<kPieces - 1>();
-    const int round = piece.turn;
+    const int round = piece.item;
     NC_UNROLL
     for (int d = 0; d < kDeep; d++) {
       const int from = piece.from + d * step + own;
@@ -162,7 +151,7 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
     }
     ask();
     piece.advance(kDeep * step, chunks);
-    if (piece.turn == round) continue;
+    if (piece.item == round) continue;
     finish_team<T, kRows, kOutputs>(g, sum, first + (round * teams + team) * kOutputs, first + count, scratch);
     NC_UNROLL
     for (int i = 0; i < kRows * kOutputs; i++) sum[i / kOutputs][i % kOutputs] = 0;
