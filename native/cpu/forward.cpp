@@ -368,7 +368,7 @@ template <class T, class X> class Forward final : public CpuModel {
   }
 
   // Tasks of panels and blocks of rows; set_output says where the results go. note: few rows wait for the memory, which is
-  // fastest when a thread reads far at a stretch.
+  // fastest when a thread reads far at a stretch, as the pool's shares let it.
   template <class F> void each_panel(const PackedMatrix& w, const Rows& x, int64_t rows, const F& set_output) {
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
     pool_->run(w.panels() * blocks, [&](int64_t piece) {

@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdlib>
+#include <unordered_set>
 #include <vector>
 
 #include "cuda/hopper.h"
@@ -90,7 +91,7 @@ class CudaStream final : public Stream {
               size_t, bool overlaps) override {
     if (!ok()) return;
     // note: a processor runs kernels side by side only with the same split of its cache
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), name);
+    if (launched_.insert(kernel).second) check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), name);
     if (ok() && shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
     void* list[] = {const_cast<void*>(args)};
     cudaLaunchAttribute overlap = {};
@@ -172,6 +173,7 @@ class CudaStream final : public Stream {
   const bool is_hopper_;
   const int processors_;
   const bool waits_for_each_;
+  std::unordered_set<const void*> launched_;  // kernels
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
   const char* last_kernel_ = "no kernel";
 };
