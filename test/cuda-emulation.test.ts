@@ -63,7 +63,7 @@ if (missing !== null) {
     for (const row of rows) for (const value of [row.roofTokensPerSecond, row.percentOfRoof, row.prefillPercentOfPeak, row.ttftMs, row.tpotMs.p99]) assert.ok(value > 0 && Number.isFinite(value), JSON.stringify(row))
     assert.equal(Object.keys(rows[0] ?? {}), Object.keys(document(onCpu).rows[0] ?? {}))
     assert.match(onDevice.stdout, /^GPU: CPU emulation \| read [\d.]+ GB\/s \| peak [\d.]+ GFLOP\/s bfloat16 \(mma\.sync\)$/m)
-    const shape = ({ stdout }: Run): string => stdout.replace(/\n\{[^]*/, '').replace(/^note.*\n?/m, '').replace(/GPU: .*|CPU: .*/, '').replace(/bfloat16, .*/, '').replace(/[\d.,]+/g, '0').replace(/ +/g, ' ').replace(/\((?:memory|compute)\)/g, '')
+    const shape = ({ stdout }: Run): string => stdout.replace(/\n\{[^]*/, '').replace(/^note.*\n?/gm, '').replace(/GPU: .*|CPU: .*/, '').replace(/bfloat16, .*/, '').replace(/[\d.,]+/g, '0').replace(/ +/g, ' ').replace(/\((?:memory|compute)\)/g, '')
     assert.is(shape(onDevice), shape(onCpu))
   })
 }
