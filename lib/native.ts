@@ -164,8 +164,8 @@ export interface NativeBinding {
   describe(spec: ModelSpec, dtype?: WeightDtype): ModelDescription
   load(spec: ModelSpec, tensors: TensorSource[], files: string[], options: NativeLoadOptions): NativeJob<NativeModel>
   seeded(spec: ModelSpec, seed: number, options: NativeLoadOptions): NativeJob<NativeModel>
-  /** Measures for each number of threads, about a quarter of a second each, off the JavaScript thread. */
-  probe(threads: number[], isa?: string): Promise<MachineLimits[]>
+  /** Measures for each number of threads, about a quarter of a second each, off the JavaScript thread, reading 2^28 (the default) to 2^30 bytes. */
+  probe(threads: number[], isa?: string, readBytes?: number): Promise<MachineLimits[]>
   /** The token that `decode` draws for absolute index `position` from `logits` (V), which stay as they are. */
   sample(sampler: NativeSampler, vocabSize: number, position: number, logits: Float32Array): number
   kernels: NativeKernels

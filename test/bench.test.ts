@@ -65,6 +65,18 @@ machine('its limits are measured for every instruction set, off the JavaScript t
 machine('a probe says what it cannot do', () => {
   assert.throws(() => native().probe([0]), /Expected an integer from 1 to 1024 for threads/)
   assert.throws(() => native().probe([1], 'no-such-isa'), /instruction set of this machine/)
+  for (const bytes of [2 ** 28 - 1, 2 ** 30 + 1, 2 ** 28 + 0.5]) assert.throws(() => native().probe([1], undefined, bytes), /Expected an integer from 268435456 to 1073741824 for readBytes/)
+})
+
+machine('as many bytes are read as what is compared reads, from 256 MB to 1 GB', async () => {
+  const asked: unknown[] = []
+  for (const bytes of [1e6, 4e8, 1e10]) {
+    const roofs = Roofs.reading(bytes, 2, 'plain', async (...args) => (asked.push(args), []))
+    await roofs.measure()
+  }
+  assert.equal(asked, [[[1, 2], 'plain', 2 ** 28], [[1, 2], 'plain', 4e8], [[1, 2], 'plain', 2 ** 30]])
+  await native().probe([1], undefined, 2 ** 29)
+  assert.ok(process.resourceUsage().maxRSS > 2 ** 19, `${process.resourceUsage().maxRSS} kB were in memory`)
 })
 
 machine.run()

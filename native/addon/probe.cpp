@@ -1,6 +1,7 @@
 #include "addon/probe.h"
 
 #include <new>
+#include <string>
 
 #include "addon/convert.h"
 #include "cpu/probe.h"
@@ -11,17 +12,17 @@ namespace {
 
 class ProbeWorker final : public Napi::AsyncWorker {
  public:
-  ProbeWorker(Napi::Env env, const Kernels* kernels, std::vector<int> threads)
-      : Napi::AsyncWorker(env, "nanochat probe"), deferred_(Napi::Promise::Deferred::New(env)), kernels_(kernels), threads_(std::move(threads)) {}
+  ProbeWorker(Napi::Env env, const Kernels* kernels, std::vector<int> threads, int64_t read_bytes)
+      : Napi::AsyncWorker(env, "nanochat probe"), deferred_(Napi::Promise::Deferred::New(env)), kernels_(kernels), threads_(std::move(threads)), read_bytes_(read_bytes) {}
 
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  private:
   void Execute() override {
     try {
-      limits_ = measure_limits(*kernels_, threads_);
+      limits_ = measure_limits(*kernels_, threads_, read_bytes_);
     } catch (const std::bad_alloc&) {
-      SetError("Not enough memory to measure the machine: it takes 256 MB.");
+      SetError("Not enough memory to measure the machine: it takes " + std::to_string(read_bytes_ >> 20) + " MB.");
     }
   }
 
@@ -45,6 +46,7 @@ class ProbeWorker final : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
   const Kernels* kernels_;
   std::vector<int> threads_;
+  int64_t read_bytes_;
   std::vector<MachineLimits> limits_;
 };
 
@@ -59,7 +61,8 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < counts.Length(); i++) threads.push_back(static_cast<int>(expect_integer(counts.Get(i), "threads", 1, 1024)));
   const Kernels* kernels = info[1].IsUndefined() ? find_kernels(nullptr) : &expect_kernels(info[1]);
   if (!kernels->probe.read) throw_status(env, Status::error("ERR_INVALID_ARG", "Expected an instruction set of this machine for isa."));
-  auto* worker = new ProbeWorker(env, kernels, std::move(threads));
+  const int64_t read_bytes = info[2].IsUndefined() ? kLeastReadBytes : expect_integer(info[2], "readBytes", kLeastReadBytes, kMostReadBytes);
+  auto* worker = new ProbeWorker(env, kernels, std::move(threads), read_bytes);
   const Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;

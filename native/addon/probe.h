@@ -4,7 +4,7 @@
 
 namespace nanochat {
 
-// probe(threads, isa?) -> promise of an array, one entry for each number of threads
+// probe(threads, isa?, readBytes?) -> promise of an array, one entry for each number of threads
 Napi::Value probe(const Napi::CallbackInfo& info);
 
 }  // namespace nanochat

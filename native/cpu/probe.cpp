@@ -11,7 +11,6 @@ namespace nanochat {
 
 namespace {
 
-constexpr size_t kReadBytes = 256u << 20;      // 8 times a large L3, and the size of a small model's weights
 constexpr int64_t kChunk = (1 << 20) / sizeof(float);  // elements that one task reads
 constexpr int kTrials = 7;
 constexpr double kTrialSeconds = 0.004;        // of multiply-adds: shorter than a scheduler's time slice
@@ -22,14 +21,15 @@ double seconds_since(std::chrono::steady_clock::time_point start) { return std::
 std::atomic<float> sink{0};
 
 double read_bytes_per_s(const Kernels& kernels, ThreadPool* pool, const Buffer& memory) {
+  const int64_t chunks = static_cast<int64_t>(memory.bytes() / sizeof(float)) / kChunk;
   double best = 0;
   for (int trial = 0; trial < 3 * kTrials; trial++) {
     const int streams[] = {0, 1, 4};
     const auto start = std::chrono::steady_clock::now();
-    pool->run(static_cast<int64_t>(kReadBytes / sizeof(float)) / kChunk, [&](int64_t task) {
+    pool->run(chunks, [&](int64_t task) {
       sink.store(kernels.probe.read(memory.as<float>() + task * kChunk, kChunk, streams[trial % 3]), std::memory_order_relaxed);
     });
-    best = std::max(best, static_cast<double>(kReadBytes) / seconds_since(start));
+    best = std::max(best, static_cast<double>(chunks * kChunk) * sizeof(float) / seconds_since(start));
   }
   return best;
 }
@@ -62,9 +62,9 @@ double flops_per_s(double (*products)(const T* x, const float* start, int64_t st
 
 }  // namespace
 
-std::vector<MachineLimits> measure_limits(const Kernels& kernels, const std::vector<int>& threads) {
-  Buffer memory(kReadBytes);
-  std::fill_n(memory.as<float>(), kReadBytes / sizeof(float), 1.0f);  // first touch
+std::vector<MachineLimits> measure_limits(const Kernels& kernels, const std::vector<int>& threads, int64_t read_bytes) {
+  Buffer memory(static_cast<size_t>(read_bytes));
+  std::fill_n(memory.as<float>(), memory.bytes() / sizeof(float), 1.0f);  // first touch
   std::vector<MachineLimits> limits;
   for (int count : threads) {
     ThreadPool pool(count);

@@ -9,13 +9,17 @@ namespace nanochat {
 // The best of several short trials each; the machine may be shared, so a limit is what was reached at least once.
 struct MachineLimits {
   int threads = 0;
-  double read_bytes_per_s = 0;  // from memory much larger than the caches
+  double read_bytes_per_s = 0;  // the same bytes from beginning to end, again and again
   double f32_flops_per_s = 0;   // multiply-adds in registers, two operations each
   double b16_flops_per_s = 0;   // the same for products of bf16 pairs that add up in float32
   double i8_ops_per_s = 0;      // the same for products of int8 quads that add up in int32
 };
 
-// One entry for each number of threads. Takes about a quarter of a second each and 256 MB of memory for the time.
-std::vector<MachineLimits> measure_limits(const Kernels& kernels, const std::vector<int>& threads);
+constexpr int64_t kLeastReadBytes = int64_t{256} << 20, kMostReadBytes = int64_t{1} << 30;
+
+// One entry for each number of threads, after reading `read_bytes`: of 256 MB a 32 MB L3 still gives a tenth, so what is
+// compared with the limit should read as many. Takes that memory for the time, and about a quarter of a second per entry
+// and 256 MB. Throws std::bad_alloc.
+std::vector<MachineLimits> measure_limits(const Kernels& kernels, const std::vector<int>& threads, int64_t read_bytes);
 
 }  // namespace nanochat
