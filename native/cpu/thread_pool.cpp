@@ -59,7 +59,7 @@ void ThreadPool::run_region(int64_t count, Call call, const void* context) {
   count_ = static_cast<uint32_t>(count);
   done_.store(0, std::memory_order_relaxed);
   const uint64_t all = count_, n = workers_.size() + 1;
-  for (uint64_t t = 0; t < n; t++) shares_[t].left.store(tasks(all * t / n, all * (t + 1) / n));
+  for (uint64_t t = 0; t < n; t++) shares_[t].left.store(tasks(all * t / n, all * (t + 1) / n), std::memory_order_release);
   region_++;
   if (sleeping_.load() > 0) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -67,7 +67,9 @@ void ThreadPool::run_region(int64_t count, Call call, const void* context) {
   }
   work(0);
   wait_for_the_others();
-  if (out_of_memory_.exchange(false)) throw std::bad_alloc();
+  if (!out_of_memory_.load(std::memory_order_relaxed)) return;
+  out_of_memory_ = false;
+  throw std::bad_alloc();
 }
 
 void ThreadPool::wait_for_the_others() {
