@@ -13,22 +13,21 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
       std::copy_n(from, std::max(0, k - begin), filled);
       from = filled;
     }
-    Vec largest = zero, not_finite = zero;
+    Vec largest = zero;
     for (int i = 0; i < row.group; i += kLanes) {
       const Vec v = load(from + i);
       largest = max(largest, max(v, sub(zero, v)));
-      not_finite = fma(v, zero, not_finite);
     }
     const float most = largest_lane(largest);
-    const Vec per_unit = broadcast(most > 0 ? 127.0f / most : 0.0f);
+    const Vec per_unit = broadcast(most > 0 ? std::min(127.0f / most, std::numeric_limits<float>::max()) : 0.0f);
     Vec sum = zero;
     for (int i = 0; i < row.group; i += kLanes) {
-      const Vec rounded = min(max(round_to_int(mul(load(from + i), per_unit)), broadcast(-127.0f)), broadcast(127.0f));
+      const Vec rounded = round_to_int(mul(load(from + i), per_unit));
       store(row.values + begin + i, rounded);
       sum = add(sum, rounded);
     }
-    // note: not_finite is 0, or NaN when an element is not finite: then so is what the group adds to a product
-    row.groups[begin / row.group] = {most / 127.0f + sum_whole_lanes(not_finite), -128 * static_cast<int32_t>(sum_whole_lanes(sum))};
+    const float total = sum_whole_lanes(sum);  // a NaN when an element is not finite: then so is what the group adds to a product
+    row.groups[begin / row.group] = {total == total ? most / 127.0f : total, total == total ? -128 * static_cast<int32_t>(total) : 0};
   }
 }
 

@@ -1,5 +1,5 @@
 // The vector of float32 that the kernels are written in, for the instruction set of the including file. The kernels
-// need: load, store (to float32, and rounded to bf16 or, from whole numbers of -128..127, int8), broadcast, fma, add, sub,
+// need: load, store (to float32, and rounded to bf16 or, from whole numbers of -128..127, int8; a NaN gives any int8), broadcast, fma, add, sub,
 // mul, div, max, min, round_to_int, pow2, zero_below, and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
 // broadcast_quad, dot_quads over Ints that start at start_quads, load_nibbles (two steps of four k), to_floats, load_scales.
 
@@ -192,7 +192,7 @@ template <class F> inline Vec each(F f) { return {{f(0), f(1), f(2), f(3)}}; }
 inline Vec load(const float* p) { return each([&](int i) { return p[i]; }); }
 inline void store(float* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
 inline void store(bf16* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = to_bf16(a.v[i]); }
-inline void store(int8_t* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = static_cast<int8_t>(a.v[i]); }
+inline void store(int8_t* p, Vec a) { for (int i = 0; i < 4; i++) p[i] = static_cast<int8_t>(a.v[i] == a.v[i] ? a.v[i] : 0.0f); }
 inline Vec broadcast(float x) { return {{x, x, x, x}}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
 inline Vec add(Vec a, Vec b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
