@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 
 /** Registers that still let as many blocks run at once as the kernel was written for. */
 const mostRegisters = {
-  gemm_kernel: 168, gemm_hopper_kernel: 168, attention_prefill_kernel: 255, attention_prefill_hopper_kernel: 240, attention_decode_kernel: 128, gemv_kernel: 128, skinny_kernel: 255
+  gemm_kernel: 168, gemm_hopper_kernel: 168, attention_prefill_kernel: 255, attention_prefill_hopper_kernel: 240, attention_decode_kernel: 128, decode_step_kernel: 128, gemv_kernel: 128, skinny_kernel: 255
 }
 const otherKernels = 96
 

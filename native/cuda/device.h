@@ -1,9 +1,12 @@
 // What a kernel may use of the device, and nothing else: kernels are written once against these primitives.
 //   thread() lane() warp() threads() block_x() block_y() block_z()     where this thread is
+//   blocks_x() kCompiledFor                                            how many blocks there are; __CUDA_ARCH__
 //   shared_memory()                                                    the block's, as large as its launch asked for
 //   sync_block() shuffle() shuffle_xor() any()                         all threads of a block or a warp take part
 //   add_shared() add_global()                                          atomic; what they had before
 //   publish()                                                          writes before it are seen before writes after it
+//   grid_turn() sync_grid()                                            all threads of a cooperative launch (runtime.h) take part
+//   prefetch()                                                         asks for what will be read, to the L2 cache
 //   wait_for_previous() start_next()                                   of a kernel that overlaps with its neighbours: runtime.h
 //   copy_async() commit_copies() wait_copies<N>()                      16 bytes each, global to shared
 //   load_matrices() load_matrices_transposed() mma()                   fragments as PTX has them: ldmatrix.x4, m16n8k16
@@ -41,6 +44,13 @@ NC_DEVICE float block_sum(float v, float* scratch) {
   for (int w = 0; w < threads() / kWarp; w++) sum += scratch[w];
   sync_block();
   return sum;
+}
+
+// Waits for all groups of copies but the `newest` ones, or but kMost.
+template <int kMost> NC_DEVICE void wait_older_copies(int newest) {
+  if constexpr (kMost == 0) wait_copies<0>();
+  else if (newest >= kMost) wait_copies<kMost>();
+  else wait_older_copies<kMost - 1>(newest);
 }
 
 NC_DEVICE float widen(float x) { return x; }

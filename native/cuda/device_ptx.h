@@ -16,9 +16,16 @@
 #endif
 #define NC_UNROLL _Pragma("unroll")
 #define NC_UNROLL_BY_4 _Pragma("unroll 4")
+#define NC_NO_UNROLL _Pragma("unroll 1")
 
 namespace nanochat {
 namespace cuda {
+
+#ifdef __CUDA_ARCH__
+constexpr int kCompiledFor = __CUDA_ARCH__;
+#else
+constexpr int kCompiledFor = 0;
+#endif
 
 NC_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
 NC_DEVICE int threads() { return static_cast<int>(blockDim.x); }
@@ -27,6 +34,8 @@ NC_DEVICE int warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 NC_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
 NC_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
 NC_DEVICE int block_z() { return static_cast<int>(blockIdx.z); }
+
+NC_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
 
 NC_DEVICE void* shared_memory() {
   extern __shared__ __align__(128) unsigned char nc_shared[];
@@ -40,6 +49,25 @@ NC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }
 NC_DEVICE uint32_t add_shared(uint32_t* to, uint32_t v) { return atomicAdd(to, v); }
 NC_DEVICE uint32_t add_global(uint32_t* to, uint32_t v) { return atomicAdd(to, v); }
 NC_DEVICE void publish() { __threadfence(); }
+
+NC_DEVICE uint32_t load_acquire(const uint32_t* from) {
+  uint32_t v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+  return v;
+}
+// What sync_grid waits for a change of; before this block's first barrier.
+NC_DEVICE uint32_t grid_turn(const uint32_t* arrived) { return load_acquire(arrived) & kGridTurn; }
+// note: the counter is zero before the first launch and nobody resets it, see grid_arrival.
+NC_DEVICE void sync_grid(uint32_t* arrived, uint32_t* turn) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(arrived), "r"(grid_arrival(block_x(), blocks_x())) : "memory");
+    while ((load_acquire(arrived) & kGridTurn) == *turn) continue;
+  }
+  *turn ^= kGridTurn;
+  __syncthreads();
+}
+NC_DEVICE void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
 NC_DEVICE void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 #include <type_traits>
 
 namespace nanochat {
@@ -67,10 +68,11 @@ template <class T> class ModelOf final : public Model {
   Status forward(const std::vector<BatchRow>& batch, float* out, const volatile uint8_t* cancelled) override {
     stream_->enter();
     begin(batch, 0);
-    run(pass_);
+    const bool is_done = logits_rows_ > 0 && run_persistent(pass_);
+    if (!is_done) run(pass_);
     for (int64_t from = 0; from < logits_rows_ && stream_->ok(); from += kSlab) {
       const int64_t count = std::min(kSlab, logits_rows_ - from);
-      lm_head(picked_ + from, count, logits_.template as<float>());
+      if (!is_done) lm_head(picked_ + from, count, logits_.template as<float>());
       stream_->to_host(out + from * config_.vocab_size, logits_.template as<void>(), static_cast<size_t>(count * config_.vocab_size) * sizeof(float));
       stream_->synchronize();
     }
@@ -91,8 +93,7 @@ template <class T> class ModelOf final : public Model {
     const Graph* step = steps > 1 ? captured_step(B) : nullptr;
     int done = 0;
     if (!step || !pass_.is_step) {
-      run(pass_);
-      lm_head(picked_, B, logits_.template as<float>());
+      run_to_logits(pass_, picked_, B);
       draw_tokens(B);
       done = 1;
     }
@@ -166,6 +167,7 @@ template <class T> class ModelOf final : public Model {
     last_tokens_.clear();
     for (size_t r = 0, t = 0; r < batch.size(); r++) last_tokens_.push_back(tokens[(t += static_cast<size_t>(batch[r].count)) - 1]);
     resize_scratch(std::max<int64_t>(pass_.T_, 1));
+    if (is_persistent_ && !layers_.bytes()) describe_layers();
     std::stable_sort(tiles.begin(), tiles.end(), [](const QueryTile& a, const QueryTile& b) { return a.position + a.count > b.position + b.count; });
     std::vector<TensorMap> maps;
     if constexpr (std::is_same<T, bf16>::value) {
@@ -229,6 +231,7 @@ template <class T> class ModelOf final : public Model {
     const int64_t hidden = pad_to(c.mlp_hidden, kRowUnit), slab = std::min(T_, kSlab);
     if (T_ > capacity_) {
       steps_.clear();
+      layers_ = Memory();
       capacity_ = 0;
       const auto floats = [&](int64_t per_token) { return Memory(stream_, static_cast<size_t>(T_ * per_token) * sizeof(float)); };
       const auto padded = [&](int64_t per_token) {  // zeros beyond each row's width stay zeros
@@ -271,8 +274,8 @@ template <class T> class ModelOf final : public Model {
     T* hidden = hidden_.template as<T>();
     x_backout_ = nullptr;
 
-    cuda::rope_table(*stream_, {pass.tokens, inv_freq_.template as<float>(), c.head_dim / 2, c.rope_table_bf16, cos_.template as<float>(), sin_.template as<float>()}, T_);
-    cuda::embed(*stream_, {pass.tokens, w_.wte.data.template as<void>(), w_.wte.is_bf16, c.n_embd, c.norm_eps, w_.smear_gate.template as<float>(), w_.smear_lambda, x, x0}, T_);
+    cuda::rope_table(*stream_, rope_args(pass), T_);
+    cuda::embed(*stream_, embed_args(pass), T_);
     for (int l = 0; l < c.n_layer; l++) {
       const LayerWeights<T>& layer = w_.layers[static_cast<size_t>(l)];
       // x = resid_lambda x + x0_lambda x0;  qkv = c_qkv norm(x)
@@ -289,6 +292,55 @@ template <class T> class ModelOf final : public Model {
     x_last_ = x;
   }
 
+  // What the layers of a step that is one kernel are given. note: arrays of a captured step, which must be there before it.
+  void describe_layers() {
+    std::vector<StepLayer<T>> layers;
+    const auto& c = config_;
+    const float* x = x_[0].template as<float>();
+    x_backout_ = nullptr;
+    for (int l = 0; l < c.n_layer; l++) {
+      const LayerWeights<T>& layer = w_.layers[static_cast<size_t>(l)];
+      float* mixed = free_x(x);
+      layers.push_back({{layer.c_qkv.data.template as<T>(), layer.c_proj.data.template as<T>(), layer.c_fc.data.template as<T>(), layer.mlp_c_proj.data.template as<T>()},
+                        layer.resid_lambda, layer.x0_lambda, x, mixed, layer.value_embeds.data.template as<void>(), layer.value_embeds.is_bf16, layer.ve_gate.template as<float>(),
+                        c.windows[static_cast<size_t>(l)]});
+      x = mixed;
+      if (c.has_smear && l == c.n_layer / 2) x_backout_ = x;
+    }
+    step_x_last_ = x;
+    step_x_backout_ = x_backout_;
+    layers_ = Memory(stream_, layers.size() * sizeof(StepLayer<T>));
+    grid_arrived_ = Memory(stream_, sizeof(uint32_t));
+    if (!stream_->ok()) return;
+    stream_->to_device(layers_.template as<void>(), layers.data(), layers_.bytes());
+    stream_->zero(grid_arrived_.template as<void>(), grid_arrived_.bytes());
+    stream_->synchronize();
+  }
+
+  // run and lm_head of a step of one row in one kernel; false: not wanted, or it does not fit, and nothing was done.
+  bool run_persistent(const Pass& pass) {
+    was_persistent_ = false;
+    if (!is_persistent_ || !pass.is_step || pass.T_ != 1 || !stream_->ok()) return false;
+    const auto& c = config_;
+    const MixNorm<T> norm{nullptr, c.has_lambdas ? x0_.template as<float>() : nullptr, 1, 0, nullptr, nullptr, c.n_embd, c.norm_eps, n_.template as<T>(), stride()};
+    MixNorm<T> last = norm;
+    last.x = step_x_last_;
+    last.mixed = step_x_backout_;
+    last.mixed_lambda = -w_.backout_lambda;
+    AppendKv<T> append = append_args(0, w_.layers[0], pass);
+    append.cos = append.sin = nullptr;
+    was_persistent_ = decode_step<T>(*stream_, {embed_args(pass), rope_args(pass), append, attention_args(0, pass), norm, last, layers_.template as<StepLayer<T>>(), c.n_layer, hidden_.template as<T>(),
+                                                c.mlp_hidden, pad_to(c.mlp_hidden, kRowUnit), w_.lm_head.data.template as<T>(), c.vocab_size, c.softcap,
+                                                logits_.template as<float>(), grid_arrived_.template as<uint32_t>()});
+    return was_persistent_;
+  }
+
+  void run_to_logits(const Pass& pass, const int32_t* picked, int64_t B) {
+    if (run_persistent(pass)) return;
+    run(pass);
+    lm_head(picked, B, logits_.template as<float>());
+  }
+
   // One of the three arrays that is neither `x` nor kept for the backout.
   float* free_x(const float* x) const {
     for (const Memory& one : x_) if (one.template as<float>() != x && one.template as<float>() != x_backout_) return one.template as<float>();
@@ -299,13 +351,10 @@ template <class T> class ModelOf final : public Model {
   // y = attention(q, k, v): query i sees keys max(0, i - w)..i.
   void attention(int l, const LayerWeights<T>& layer, const Pass& pass) {
     const auto& c = config_;
-    const AppendKv<T> append{pass.tokens, pass.rows, qkv_.template as<float>(), cos_.template as<float>(), sin_.template as<float>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l,
-                             c.norm_eps, c.qk_scale, q_.template as<T>(), layer.value_embeds.data.template as<void>(), layer.value_embeds.is_bf16,
-                             layer.ve_gate.template as<float>(), c.ve_gate_channels, c.ve_gate_scale, n_.template as<T>(), stride()};
+    const AppendKv<T> append = append_args(l, layer, pass);
     const int window = c.windows[static_cast<size_t>(l)], most = pass.longest < 0 ? window + 1 : pass.longest - first_visible(pass.longest, window) + 1;
     const int splits = most > 0 ? most_splits(most) : kMaxSplits;
-    const Attention<T> whole{pass.tokens, pass.rows, q_.template as<T>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l, window, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
-                             partial_.template as<float>(), weights_.template as<float>(), arrived_.template as<uint32_t>(), y_.template as<T>(), stride()};
+    const Attention<T> whole = attention_args(l, pass);
     if (pass.is_step && pass.T_ <= kSlab) return attention_append<T>(*stream_, whole, append, pass.T_, splits);
     append_kv<T>(*stream_, append, pass.T_);
     for (const Range& range : pass.few) {
@@ -320,6 +369,25 @@ template <class T> class ModelOf final : public Model {
     if constexpr (std::is_same<T, bf16>::value) {
       if (pass.tile_count > 0) attention_prefill(*stream_, {whole, pass.tiles, pass.tile_queries, pass.maps}, pass.tile_count);
     }
+  }
+
+  RopeTable rope_args(const Pass& pass) {
+    return {pass.tokens, inv_freq_.template as<float>(), config_.head_dim / 2, config_.rope_table_bf16, cos_.template as<float>(), sin_.template as<float>()};
+  }
+  Embed embed_args(const Pass& pass) {
+    return {pass.tokens, w_.wte.data.template as<void>(), w_.wte.is_bf16, config_.n_embd, config_.norm_eps, w_.smear_gate.template as<float>(), w_.smear_lambda,
+            x_[0].template as<float>(), x0_.template as<float>()};
+  }
+  AppendKv<T> append_args(int l, const LayerWeights<T>& layer, const Pass& pass) {
+    const auto& c = config_;
+    return {pass.tokens, pass.rows, qkv_.template as<float>(), cos_.template as<float>(), sin_.template as<float>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l, c.norm_eps, c.qk_scale,
+            q_.template as<T>(), layer.value_embeds.data.template as<void>(), layer.value_embeds.is_bf16, layer.ve_gate.template as<float>(), c.ve_gate_channels, c.ve_gate_scale,
+            n_.template as<T>(), stride()};
+  }
+  Attention<T> attention_args(int l, const Pass& pass) {
+    const auto& c = config_;
+    return {pass.tokens, pass.rows, q_.template as<T>(), c.n_head, c.n_kv_head, c.head_dim, Dp_, l, c.windows[static_cast<size_t>(l)], 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+            partial_.template as<float>(), weights_.template as<float>(), arrived_.template as<uint32_t>(), y_.template as<T>(), stride()};
   }
 
   // x = x - backout_lambda x_backout;  logits = cap * tanh(lm_head norm(x) / cap), for `rows` picked tokens.
@@ -337,13 +405,12 @@ template <class T> class ModelOf final : public Model {
 
   // One decoding step of B rows, all of whose state is on the device.
   const Graph* captured_step(int64_t B) {
-    const auto key = std::make_pair(B, has_cuts_);
+    const auto key = std::make_tuple(B, has_cuts_, is_persistent_);
     auto found = steps_.find(key);
     if (found == steps_.end()) {
       const Pass pass{step_tokens_.template as<Token>(), step_rows_.template as<Row>(), B, -1, true, {{0, B}}, nullptr, 0, 0, nullptr};
       auto graph = stream_->capture([&] {
-        run(pass);
-        lm_head(every_row_.template as<int32_t>(), B, logits_.template as<float>());
+        run_to_logits(pass, every_row_.template as<int32_t>(), B);
         draw_tokens(B);
       });
       found = steps_.emplace(key, std::move(graph)).first;
@@ -353,7 +420,10 @@ template <class T> class ModelOf final : public Model {
 
   Status end(const volatile uint8_t* cancelled) {
     Status status = stream_->take_status();
-    if (!status.ok()) steps_.clear();
+    if (!status.ok()) {
+      steps_.clear();
+      layers_ = Memory();  // and with them the grid's counter, which a step that failed may leave anywhere
+    }
     if (status.ok() && *cancelled) status = Status::error("ERR_ABORTED", "The pass was aborted.");
     return status;
   }
@@ -382,6 +452,8 @@ template <class T> class ModelOf final : public Model {
   Memory partial_, weights_, logits_;                          // float, for kSlab rows
   Memory arrived_, product_partial_;                           // of blocks that share a result
   int64_t capacity_ = 0, slab_ = 0;
+  Memory layers_, grid_arrived_;                               // StepLayer<T> (L), and the counter of sync_grid
+  const float *step_x_last_ = nullptr, *step_x_backout_ = nullptr;  // of x_, as layers_ has it
 
   Pass pass_;
   Pinned staging_;
@@ -395,7 +467,7 @@ template <class T> class ModelOf final : public Model {
   std::vector<int32_t> pause_list_;
   Memory kept_, candidates_;
   bool has_cuts_ = false;
-  std::map<std::pair<int64_t, bool>, std::unique_ptr<Graph>> steps_;  // by number of rows, and whether some of them cut
+  std::map<std::tuple<int64_t, bool, bool>, std::unique_ptr<Graph>> steps_;  // by number of rows, whether some of them cut, and is_persistent_
 };
 
 }  // namespace

@@ -34,6 +34,10 @@ class Model {
   virtual Status decode(const std::vector<BatchRow>& batch, std::vector<Draw> draws, const std::vector<int32_t>& pause_ids, std::vector<std::vector<int32_t>>* drawn,
                         const volatile uint8_t* cancelled) = 0;
 
+  // Whether a step of one row is one kernel (decode_step.cu), where it fits on the device. Off at first: it is not timed yet.
+  void set_persistent(bool is_persistent) { is_persistent_ = is_persistent; }
+  bool was_persistent() const { return was_persistent_; }  // the last step that was launched or captured
+
   const ModelConfig& config() const { return config_; }
   int64_t memory_bytes() const { return memory_bytes_; }
   const std::shared_ptr<SlotShape>& slots() const { return slots_; }
@@ -43,6 +47,7 @@ class Model {
   std::shared_ptr<Stream> stream_;
   std::shared_ptr<SlotShape> slots_;
   int64_t memory_bytes_ = 0;
+  bool is_persistent_ = false, was_persistent_ = false;
 };
 
 Status load_model(int device, const ModelConfig& config, bool is_bf16, const Source& source, std::unique_ptr<Model>* model);

@@ -20,7 +20,6 @@ constexpr int kPieceParts = 2;                  // 16 bytes each, of a lane
 constexpr int kPieces = 4;                      // in the ring
 constexpr int kRingBytes = kPieces * kPieceParts * 16 * kThreads;
 constexpr int64_t kMostXBytes = 32 << 10;       // of x in shared memory
-constexpr int kNormElements = 4;                // per thread
 constexpr int kScratch = kWarps * kGemvRows * kGemvMostOutputs;  // floats
 
 template <class T> struct Gemv {
@@ -30,47 +29,6 @@ template <class T> struct Gemv {
 };
 
 template <class T> bool gemv_fits(int rows, int64_t stride) { return rows <= kGemvRows && rows * stride * static_cast<int64_t>(sizeof(T)) <= kMostXBytes; }
-
-// x = narrow(norm), zeros beyond C
-template <class T, int kRows> NC_DEVICE void take_norm(const MixNorm<T>& norm, int64_t stride, T* x, float* scratch) {
-  int64_t row[kRows];
-  float v[kRows][kNormElements];
-  NC_UNROLL
-  for (int r = 0; r < kRows; r++) {
-    row[r] = norm.picked ? norm.picked[r] : r;
-    NC_UNROLL
-    for (int i = 0; i < kNormElements; i++) {
-      const int c = thread() + i * kThreads;
-      v[r][i] = c < norm.C ? mixed_element(norm, row[r], c) : 0;
-    }
-  }
-  NC_UNROLL
-  for (int r = 0; r < kRows; r++) {
-    float squares = 0;
-    NC_UNROLL
-    for (int i = 0; i < kNormElements; i++) squares += v[r][i] * v[r][i];
-    squares = warp_sum(squares);
-    if (lane() == 0) scratch[r * kWarps + warp()] = squares;
-  }
-  sync_block();
-  const bool stores = block_x() == 0;
-  NC_UNROLL
-  for (int r = 0; r < kRows; r++) {
-    float sum = 0;
-    for (int w = 0; w < kWarps; w++) sum += scratch[r * kWarps + w];
-    const float scale = rsqrtf(sum / static_cast<float>(norm.C) + norm.eps);
-    NC_UNROLL
-    for (int i = 0; i < kNormElements; i++) {
-      const int c = thread() + i * kThreads;
-      if (c >= stride) continue;
-      const T n = narrow<T>(v[r][i] * scale);
-      x[r * stride + c] = n;
-      if (!stores || c >= norm.C) continue;
-      norm.n[r * norm.n_stride + c] = n;
-      if (norm.x_out) norm.x_out[row[r] * norm.C + c] = v[r][i];
-    }
-  }
-}
 
 // y of kRows rows and kOutputs outputs from a team's sums; those of its other warps come through `scratch`.
 template <class T, int kRows, int kOutputs> NC_DEVICE void finish_team(const Gemv<T>& g, const float (&sum)[kRows][kOutputs], int output, int end, float* scratch) {
@@ -120,7 +78,7 @@ template <class T, int kRows, int kOutputs, bool kNorm> NC_HALF_KERNEL(kThreads)
   wait_for_previous();
 
   if (kNorm) {
-    take_norm<T, kRows>(g.norm, a.stride, x, scratch);
+    take_norm<T, kRows, kThreads>(g.norm, a.stride, x, scratch);
   } else {
     for (int i = thread(); i < kRows * chunks; i += kThreads) reinterpret_cast<Part*>(x)[i] = reinterpret_cast<const Part*>(a.x)[i];
   }

@@ -70,6 +70,26 @@ NC_BOTH constexpr GemvPlan gemv_plan(int outputs, int64_t chunks, int processors
   return {per_block, best, team};
 }
 
+// What a block has of a matrix in a step that is one kernel: consecutive outputs, whose weights are one array of `parts` times 16
+// bytes. Each warp takes the next steps * kWarp of these, so that all are at work whatever the outputs are.
+struct StepShare {
+  int first, count, parts, steps;
+};
+constexpr int kStepWarps = 16;
+
+// chunks: of 16 bytes in a row of weights.
+NC_BOTH constexpr StepShare step_share(int outputs, int chunks, int block, int blocks) {
+  const int per_block = static_cast<int>(divide_up(outputs, blocks)), first = block * per_block < outputs ? block * per_block : outputs;
+  const int count = per_block < outputs - first ? per_block : outputs - first;
+  return {first, count, count * chunks, static_cast<int>(divide_up(int64_t{count} * chunks, kStepWarps * kWarp))};
+}
+
+// Architectures whose processors have the shared memory for it: 227 KB.
+NC_BOTH constexpr bool has_step_kernel(int architecture) { return architecture == 900 || (architecture >= 1000 && architecture < 1200); }
+
+// Splits that a block takes of a head, so that all heads' runs fill the device once.
+NC_BOTH constexpr int step_run(int splits, int heads, int blocks) { return static_cast<int>(divide_up(splits, blocks < heads ? 1 : blocks / heads)); }
+
 // note: with many outputs large tiles fill the device too, and read x less often.
 NC_BOTH constexpr bool is_skinny(int rows, int outputs, int processors) { return rows <= 32 || (rows <= kSkinnyRows && outputs < 128 * processors); }
 
@@ -78,6 +98,10 @@ NC_BOTH constexpr int skinny_pieces(int outputs, int64_t stride, int processors)
   const int64_t tiles = divide_up(outputs, kSkinnyOutputs), most = divide_up(stride, 512), fill = processors / tiles;
   return static_cast<int>(fill < 1 ? 1 : fill < most ? fill : most);
 }
+
+// What a block adds to the counter of a grid's barrier: all of them together turn its highest bit and leave the others zero.
+constexpr uint32_t kGridTurn = 0x80000000u;
+NC_BOTH constexpr uint32_t grid_arrival(int block, int blocks) { return block == 0 ? kGridTurn - static_cast<uint32_t>(blocks - 1) : 1; }
 
 constexpr int kSampleIds = 2048;  // that a block draws among
 NC_BOTH constexpr int sample_parts(int V) { return static_cast<int>(divide_up(V, kSampleIds)); }

@@ -159,6 +159,40 @@ void attention_prefill_sm90(Stream& stream, const AttentionPrefill& p, int64_t t
 // A map of q (T, H, 128), then of every row's slot (heads, capacity, 128) without what lies beyond the row's end.
 void prefill_maps(Stream& stream, const bf16* q, int64_t T_, int H, int64_t heads, const std::vector<Row>& rows, const std::vector<int64_t>& ends, TensorMap* maps);
 
+// What differs from layer to layer in a step that is one kernel.
+template <class T> struct StepLayer {
+  const T* weights[4];      // c_qkv, c_proj, c_fc, mlp.c_proj
+  float resid_lambda, x0_lambda;
+  const float* x;           // (C); of the first layer: not read, x is the embedding
+  float* mixed;             // (C): resid_lambda x + x0_lambda x0, to which the layer adds
+  const void* value_embeds; // (V, K D); null: none
+  bool value_embeds_is_bf16;
+  const float* ve_gate;     // (K, g)
+  int window;
+};
+
+// embed to lm_head for one token of one row, in a launch of one block per processor.
+template <class T> struct DecodeStep {
+  Embed embed;              // without x
+  RopeTable rope;           // without cos and sin
+  AppendKv<T> append;       // without cos and sin, and what StepLayer has; its tokens and rows count for all
+  Attention<T> attention;   // without tokens, rows and window
+  MixNorm<T> norm;          // of a layer: mixed is x0; without x, the lambdas and x_out
+  MixNorm<T> last_norm;     // that lm_head is of
+  const StepLayer<T>* layers;
+  int layer_count;
+  T* hidden;                // (hidden_stride)
+  int mlp_hidden;
+  int64_t hidden_stride;
+  const T* lm_head;         // (V, n_stride)
+  int V;
+  float cap;
+  float* logits;            // (V)
+  uint32_t* arrived;        // of sync_grid
+};
+// False where the device has too little shared memory, or the model is too wide: nothing was done.
+template <class T> bool decode_step(Stream& stream, const DecodeStep<T>& p);
+
 // How one row draws, MODEL.md 5, and how far it got.
 struct Draw {
   float temperature;        // 0: argmax

@@ -7,6 +7,16 @@
 namespace nanochat {
 namespace cuda {
 
+struct Rotation {
+  float cos, sin;
+};
+
+NC_DEVICE Rotation rotation(const RopeTable& a, float position, int i) {
+  const CosSin exact = cos_sin(static_cast<double>(position * a.inv_freq[i]));
+  const float c = static_cast<float>(exact.cos), s = static_cast<float>(exact.sin);
+  return a.round_to_bf16 ? Rotation{widen(round_bf16(c)), widen(round_bf16(s))} : Rotation{c, s};
+}
+
 // out = s * norm(rope(x)), by a warp
 template <class T> NC_DEVICE void write_rotated(const AppendKv<T>& a, const float* x, int64_t t, T* out) {
   constexpr int kPairs = 2;  // per lane: D of up to 128

@@ -28,6 +28,13 @@ struct BoxedArray {
   int box_rows, box_planes;
 };
 
+// How a kernel's blocks stand to other work.
+enum class LaunchKind {
+  plain,
+  overlapping,  // with the kernels before and after it, see launch_overlapping
+  cooperative,  // all at once, so that they may wait for each other: see sync_grid
+};
+
 class Graph {
  public:
   virtual ~Graph() = default;
@@ -52,7 +59,7 @@ class Stream {
   virtual void copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t bytes, size_t rows) = 0;
   virtual void zero(void* memory, size_t bytes) = 0;
   virtual void launch(const char* name, const void* kernel, void (*call)(const void* kernel, const void* args), Blocks blocks, int threads, size_t shared_bytes,
-                      const void* args, size_t args_bytes, bool overlaps) = 0;
+                      const void* args, size_t args_bytes, LaunchKind kind) = 0;
   // The work that `record` puts on this stream, to be replayed; null when that failed.
   virtual std::unique_ptr<Graph> capture(const std::function<void()>& record) = 0;
   virtual void replay(const Graph& graph) = 0;
@@ -60,6 +67,8 @@ class Stream {
   virtual int64_t free_bytes() = 0;
   virtual int processors() const = 0;  // multiprocessors
   virtual int64_t cache_bytes() = 0;  // of L2
+  virtual int64_t shared_bytes() = 0;  // of a processor, the most that a block may have
+  virtual int compiled_for(const void* kernel) = 0;  // __CUDA_ARCH__ of the code that this device runs
   // Compute capability 9.0, and this build has kernels for it.
   virtual bool is_hopper() const { return false; }
   virtual void describe(TensorMap*, const BoxedArray&) {}  // of a Hopper device only
@@ -78,15 +87,20 @@ class Stream {
 Status count_devices(int* count);
 Status describe_device(int device, std::string* name, int64_t* bytes);
 
-template <class Args> void launch(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args, bool overlaps = false) {
+template <class Args> void launch(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args, LaunchKind kind = LaunchKind::plain) {
   const auto call = [](const void* k, const void* a) { reinterpret_cast<void (*)(Args)>(const_cast<void*>(k))(*static_cast<const Args*>(a)); };
-  stream.launch(name, reinterpret_cast<const void*>(kernel), call, blocks, threads, shared_bytes, &args, sizeof args, overlaps);
+  stream.launch(name, reinterpret_cast<const void*>(kernel), call, blocks, threads, shared_bytes, &args, sizeof args, kind);
 }
 
 // The kernel may begin when all blocks of the kernel before have called start_next() or ended; it reads and writes nothing
 // but constants before wait_for_previous(), which every thread calls. (Programmatic dependent launch, sm_90 and later.)
 template <class Args> void launch_overlapping(Stream& stream, const char* name, void (*kernel)(Args), Blocks blocks, int threads, size_t shared_bytes, const Args& args) {
-  launch(stream, name, kernel, blocks, threads, shared_bytes, args, true);
+  launch(stream, name, kernel, blocks, threads, shared_bytes, args, LaunchKind::overlapping);
+}
+
+// A block per processor, side by side: an error where that many do not fit.
+template <class Args> void launch_cooperative(Stream& stream, const char* name, void (*kernel)(Args), int threads, size_t shared_bytes, const Args& args) {
+  launch(stream, name, kernel, {stream.processors()}, threads, shared_bytes, args, LaunchKind::cooperative);
 }
 
 // Memory of a stream, freed with its owner: on the device, or pinned on the host.

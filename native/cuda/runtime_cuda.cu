@@ -88,22 +88,29 @@ class CudaStream final : public Stream {
   }
 
   void launch(const char* name, const void* kernel, void (*)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
-              size_t, bool overlaps) override {
+              size_t, LaunchKind kind) override {
     if (!ok()) return;
     // note: a processor runs kernels side by side only with the same split of its cache
     if (launched_.insert(kernel).second) check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), name);
     if (ok() && shared_bytes > kFreeShared) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), name);
     void* list[] = {const_cast<void*>(args)};
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attribute = {};
+    if (kind == LaunchKind::cooperative) {  // note: the runtime refuses more blocks than fit at once
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    } else {
+      attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attribute.val.programmaticStreamSerializationAllowed = 1;
+    }
     cudaLaunchConfig_t launch = {};
     launch.gridDim = dim3(static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), static_cast<unsigned>(blocks.z));
     launch.blockDim = dim3(static_cast<unsigned>(threads));
     launch.dynamicSmemBytes = shared_bytes;
     launch.stream = target_;
-    launch.attrs = &overlap;
-    launch.numAttrs = overlaps && can_overlap_ ? 1 : 0;
+    launch.attrs = &attribute;
+    // note: a kernel after a cooperative one waits as ever, that one has no processor left beside it
+    launch.numAttrs = kind == LaunchKind::cooperative || (kind == LaunchKind::overlapping && can_overlap_ && !after_cooperative_) ? 1 : 0;
+    after_cooperative_ = kind == LaunchKind::cooperative;
     if (ok()) check(cudaLaunchKernelExC(&launch, kernel, list), name);
     last_kernel_ = name;
     if (waits_for_each_ && target_ == stream_ && ok()) check(cudaStreamSynchronize(stream_), name);
@@ -143,6 +150,12 @@ class CudaStream final : public Stream {
   }
   int processors() const override { return processors_; }
   int64_t cache_bytes() override { return attribute(cudaDevAttrL2CacheSize); }
+  int64_t shared_bytes() override { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+  int compiled_for(const void* kernel) override {
+    cudaFuncAttributes attributes = {};
+    if (ok()) check(cudaFuncGetAttributes(&attributes, kernel), "asking for a kernel's code");
+    return attributes.ptxVersion * 10;
+  }
   bool is_hopper() const override { return is_hopper_; }
 
   void describe(TensorMap* map, const BoxedArray& a) override {
@@ -176,6 +189,7 @@ class CudaStream final : public Stream {
   std::unordered_set<const void*> launched_;  // kernels
   cudaStream_t stream_ = nullptr, capturing_ = nullptr, target_ = nullptr;
   const char* last_kernel_ = "no kernel";
+  bool after_cooperative_ = false;
 };
 
 }  // namespace

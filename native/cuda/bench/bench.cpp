@@ -2,7 +2,7 @@
 // nc_gpu_bench kernels [depths] [rows]                       e.g. nc_gpu_bench kernels 12,20,26,32 512,2048
 // nc_gpu_bench attention [lengths] [heads]                      that kernel alone
 // Models of nanochat's shapes, of noise (n_embd 64 * depth, head_dim 128): decoding steps at a context, prompts in one pass. A
-// table as it goes, one JSON line last. The floor of a step is what it must read (matrices once, visible keys and values of
+// table as it goes, one JSON line last. A batch of 1 is also timed as one kernel per step (decode_step.cu). The floor of a step is what it must read (matrices once, visible keys and values of
 // every row) at the bandwidth that NC_BANDWIDTH gives in GB/s, default 4300 (an H200 copying).
 #include <algorithm>
 #include <chrono>
@@ -86,7 +86,8 @@ struct Bench {
     check(model->forward({{&sequence, ids.data(), count, wanted}}, out.data(), &never));
   }
 
-  void decode(int depth, int batch, int context) {
+  void decode(int depth, int batch, int context, bool is_persistent) {
+    model->set_persistent(is_persistent);
     Sequence prompt(model->slots());
     for (int64_t done = 0; done < context; done += 256) append(prompt, std::min<int64_t>(256, context - done), WantedLogits::none);
     std::vector<std::unique_ptr<Sequence>> rows;
@@ -101,9 +102,14 @@ struct Bench {
       for (const auto& row : rows) row->truncate(context);
     };
     run();  // slots become the rows' own, and the step is captured
+    if (is_persistent && !model->was_persistent()) {
+      std::printf("d%-3d decode  SKIP one kernel per step: it does not fit on this device\n", depth);
+      return;
+    }
     const double ms = median_ms(run) / kSteps, floor_ms = step_bytes(model->config(), batch, context) / bandwidth / 1e6;
-    std::printf("d%-3d decode  batch %-4d context %-5d %9.3f ms/step %11.0f tok/s %6.1f %% of floor\n", depth, batch, context, ms, batch / ms * 1e3, 100 * floor_ms / ms);
-    add("{\"depth\":%d,\"what\":\"decode\",\"batch\":%d,\"context\":%d,\"ms\":%.5f,\"floorMs\":%.5f}", depth, batch, context, ms, floor_ms);
+    std::printf("d%-3d decode  batch %-4d context %-5d %9.3f ms/step %11.0f tok/s %6.1f %% of floor%s\n", depth, batch, context, ms, batch / ms * 1e3, 100 * floor_ms / ms,
+                is_persistent ? ", one kernel" : "");
+    add("{\"depth\":%d,\"what\":\"%s\",\"batch\":%d,\"context\":%d,\"ms\":%.5f,\"floorMs\":%.5f}", depth, is_persistent ? "decode in one kernel" : "decode", batch, context, ms, floor_ms);
   }
 
   void prefill(int depth, int length) {
@@ -207,7 +213,10 @@ int bench(const std::vector<int>& depths, const std::vector<int>& batches, int c
     ModelConfig config;
     b.check(make_config(spec, &config));
     b.check(load_model(0, config, true, noise_source(), &b.model));
-    for (int batch : batches) b.decode(depth, batch, context);
+    for (int batch : batches) {
+      b.decode(depth, batch, context, false);
+      if (batch == 1) b.decode(depth, batch, context, true);
+    }
     for (int length : prompts) b.prefill(depth, length);
   }
   std::printf("{\"device\":\"%s\",\"bandwidth\":%.0f,\"rows\":[%s]}\n", name.c_str(), b.bandwidth, b.json.c_str());

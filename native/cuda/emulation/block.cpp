@@ -11,7 +11,7 @@ namespace cuda {
 namespace emulation {
 
 Thread* current = nullptr;
-Grid block;
+Grid block, grid;
 int block_threads = 0;
 int processors = 3;
 unsigned char* shared = nullptr;
@@ -24,7 +24,9 @@ constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kStackBytes = 32 << 10;
 #endif
 constexpr size_t kStackStride = kStackBytes + 17 * 64;  // so that the tops of stacks do not compete for the same cache lines
-constexpr int kMostThreads = 1024, kMostBlocks = 3;  // of a block, side by side
+constexpr int kMostThreads = 1024, kMostBlocks = 40;  // of a block, side by side
+constexpr int kSideBySide = 3;                         // blocks that need not be
+constexpr int kMostPauses = 100000;                    // one after the other: nobody else is left
 constexpr uint64_t kCanary = 0x6e616e6f63686174u;
 
 Order order = Order::ascending;
@@ -52,6 +54,7 @@ unsigned first_ready = 0, ready_count = 0;
 std::string failure;
 const std::function<void()>* body = nullptr;
 Fiber launcher;           // where run() waits
+int pauses = 0;
 
 Thread*& ready_at(unsigned place) { return ready[(first_ready + place) % (kMostBlocks * kMostThreads)]; }
 
@@ -69,6 +72,17 @@ Thread* take_ready() {
   return first;
 }
 
+// Behind all others that are ready.
+void make_ready_last(Thread* thread) {
+  if (order == Order::descending) {
+    first_ready = (first_ready + kMostBlocks * kMostThreads - 1) % (kMostBlocks * kMostThreads);
+    ready_at(0) = thread;
+    ready_count++;
+  } else {
+    make_ready(thread);
+  }
+}
+
 // Goes on with a thread that is ready, of whatever block, or with the launcher.
 void switch_from(const Fiber& self, bool ends) {
   if (ready_count == 0) return switch_fiber(self, launcher, ends);
@@ -76,7 +90,7 @@ void switch_from(const Fiber& self, bool ends) {
   current = next;
   block = next->block->at;
   shared = next->block->shared;
-  switch_fiber(self, next->fiber, ends);
+  if (&next->fiber != &self) switch_fiber(self, next->fiber, ends);
 }
 
 // note: nothing that owns memory may be alive here, the fiber never goes on.
@@ -88,6 +102,7 @@ void switch_from(const Fiber& self, bool ends) {
 
 void wait_at(Barrier& barrier) {
   Thread* self = current;
+  pauses = 0;
   if (++barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
     for (Thread* thread : barrier.waiting) make_ready(thread);
@@ -150,8 +165,8 @@ void end_block(Block& b) {
   }
 }
 
-void run_blocks(Grid grid) {
-  const int64_t count = int64_t{grid.x} * grid.y * grid.z, at_once = order == Order::random ? kMostBlocks : 1;
+void run_blocks(int64_t at_once) {
+  const int64_t count = int64_t{grid.x} * grid.y * grid.z;
   int64_t begun = 0;
   for (int64_t ended = 0; ended < count && failure.empty();) {
     for (int i = 0; i < at_once && begun < count; i++) {
@@ -178,29 +193,40 @@ void run_blocks(Grid grid) {
 
 void set_order(Order value) { order = value; }
 
-std::string run(Grid grid, int count, size_t shared_bytes, const std::function<void()>& kernel) {
+std::string run(Grid of, int count, size_t shared_bytes, bool together, const std::function<void()>& kernel) {
   if (count < kLanes || count % kLanes != 0 || count > kMostThreads) return "a block of " + std::to_string(count) + " threads";
-  if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) return "an empty or too large grid";
+  if (of.x < 1 || of.y < 1 || of.z < 1 || of.y > 65535 || of.z > 65535) return "an empty or too large grid";
+  const int64_t at_once = together ? int64_t{of.x} * of.y * of.z : order == Order::random ? kSideBySide : 1;
+  if (at_once > kMostBlocks) return "more blocks together than fit";
   static void* launcher_stack_pointer;
   static void* launcher_fake_stack;
   launcher = launcher_fiber(&launcher_stack_pointer, &launcher_fake_stack);
+  grid = of;
   shared_size = shared_bytes;
+  pauses = 0;
   block_threads = count;
   body = &kernel;
   failure.clear();
   first_ready = ready_count = 0;
-  for (Block& b : live) {
+  for (int i = 0; i < at_once; i++) {
     void* memory = nullptr;
     if (posix_memalign(&memory, 128, shared_bytes ? shared_bytes : 1) != 0) failure = "no shared memory";
-    b.shared = static_cast<unsigned char*>(memory);
-    b.is_running = false;
+    live[i].shared = static_cast<unsigned char*>(memory);
   }
-  if (failure.empty()) run_blocks(grid);
-  for (Block& b : live) std::free(b.shared);
+  for (Block& b : live) b.is_running = false;
+  if (failure.empty()) run_blocks(at_once);
+  for (int i = 0; i < at_once; i++) std::free(live[i].shared);
   return failure;
 }
 
 void sync_block() { wait_at(current->block->barrier); }
+
+void pause() {
+  Thread* self = current;
+  if (++pauses > kMostPauses) fail("deadlock: some threads wait for others that never come");
+  make_ready_last(self);
+  switch_from(self->fiber, false);
+}
 
 // Which of the two sides this exchange uses. note: in turns, so that a lane can show again before others have read.
 static unsigned begin_exchange(Operation operation) {

@@ -1,5 +1,5 @@
 // Thread blocks on the CPU: a fiber per thread, barriers, warps that exchange values, copies that land when waited for. All on
-// the calling thread; blocks run one after the other, or a few side by side.
+// the calling thread; blocks run one after the other, or a few side by side, or all.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -68,15 +68,19 @@ enum class Order { ascending, descending, random };
 void set_order(Order order);
 extern int processors;      // that the device says it has
 
-// Runs `body` in every thread of every block; the text says what the threads did wrong, empty when nothing.
-std::string run(Grid grid, int threads, size_t shared_bytes, const std::function<void()>& body);
+// Runs `body` in every thread of every block, all blocks side by side if they are `together`; the text says what the threads did
+// wrong, empty when nothing.
+std::string run(Grid grid, int threads, size_t shared_bytes, bool together, const std::function<void()>& body);
 
 extern Thread* current;
 extern Grid block;          // of the running threads
+extern Grid grid;
 extern int block_threads;
 extern unsigned char* shared;
 
 void sync_block();
+// Lets other threads go on before this one, which waits for what one of them will write.
+void pause();
 // Shows `mine` to the warp and gives what all lanes showed; valid until this lane exchanges again.
 const Shown* exchange(Operation operation, const Shown& mine);
 const uint32_t* exchange_word(Operation operation, uint32_t mine);

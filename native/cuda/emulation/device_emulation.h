@@ -11,9 +11,12 @@
 #define NC_HALF_KERNEL(threads) void
 #define NC_UNROLL
 #define NC_UNROLL_BY_4
+#define NC_NO_UNROLL
 
 namespace nanochat {
 namespace cuda {
+
+constexpr int kCompiledFor = 900;
 
 inline int thread() { return emulation::current->index; }
 inline int threads() { return emulation::block_threads; }
@@ -22,6 +25,7 @@ inline int warp() { return emulation::current->index / emulation::kLanes; }
 inline int block_x() { return emulation::block.x; }
 inline int block_y() { return emulation::block.y; }
 inline int block_z() { return emulation::block.z; }
+inline int blocks_x() { return emulation::grid.x; }
 inline void* shared_memory() { return emulation::shared; }
 
 inline void sync_block() { emulation::sync_block(); }
@@ -54,6 +58,17 @@ inline uint32_t add_global(uint32_t* to, uint32_t v) {
   return before;
 }
 inline void publish() {}
+inline void prefetch(const void*) {}
+inline uint32_t grid_turn(const uint32_t* arrived) { return *arrived & kGridTurn; }
+inline void sync_grid(uint32_t* arrived, uint32_t* turn) {
+  sync_block();
+  if (thread() == 0) {
+    *arrived += grid_arrival(block_x(), blocks_x());
+    while ((*arrived & kGridTurn) == *turn) emulation::pause();
+  }
+  *turn ^= kGridTurn;
+  sync_block();
+}
 inline void wait_for_previous() {}
 inline void start_next() {}
 

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "cuda/device.h"
 #include "cuda/emulation/block.h"
 
 namespace nanochat {
@@ -16,6 +17,7 @@ namespace cuda {
 namespace {
 
 constexpr int64_t kMemoryBytes = int64_t{4} << 30;
+constexpr int64_t kSharedBytes = 227 << 10;  // as Hopper has it
 
 // What is allocated, by all streams.
 std::mutex mutex;
@@ -69,12 +71,12 @@ class EmulatedStream final : public Stream {
   }
 
   void launch(const char* name, const void* kernel, void (*call)(const void*, const void*), Blocks blocks, int threads, size_t shared_bytes, const void* args,
-              size_t args_bytes, bool) override {
+              size_t args_bytes, LaunchKind kind) override {
     const char* bytes = static_cast<const char*>(args);
     const emulation::Grid grid{static_cast<int>(blocks.x), static_cast<int>(blocks.y), static_cast<int>(blocks.z)};
-    now_or_later([this, name, kernel, call, grid, threads, shared_bytes, kept = std::vector<char>(bytes, bytes + args_bytes)] {
+    now_or_later([this, name, kernel, call, grid, threads, shared_bytes, kind, kept = std::vector<char>(bytes, bytes + args_bytes)] {
       const char* broken = std::getenv("NANOCHAT_EMULATION_FAIL");  // the kernel that a test wants to fail
-      const std::string wrong = broken && std::strcmp(broken, name) == 0 ? "failed on demand" : emulation::run(grid, threads, shared_bytes, [&] { call(kernel, kept.data()); });
+      const std::string wrong = broken && std::strcmp(broken, name) == 0 ? "failed on demand" : emulation::run(grid, threads, shared_bytes, kind == LaunchKind::cooperative, [&] { call(kernel, kept.data()); });
       if (!wrong.empty()) fail("ERR_CUDA", std::string(name) + ": " + wrong);
     });
   }
@@ -98,6 +100,8 @@ class EmulatedStream final : public Stream {
   }
   int processors() const override { return emulation::processors; }
   int64_t cache_bytes() override { return 4 << 10; }
+  int64_t shared_bytes() override { return kSharedBytes; }
+  int compiled_for(const void*) override { return kCompiledFor; }
 
  private:
   void* fresh(size_t bytes) {

@@ -103,6 +103,8 @@ void test_attention();
 void test_sample();
 void test_probe();
 void test_model();
+void test_decode_step();
+void test_one_step();   // some of it
 void test_memory();     // on the emulated device only, whose free memory is exact
 void test_emulation();  // of the CPU emulation itself
 

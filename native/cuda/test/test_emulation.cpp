@@ -56,6 +56,24 @@ NC_KERNEL(64) share_place(Values a) {
   if (a.out[63] != static_cast<float>(block_x())) a.out[0] = 1;
 }
 
+struct Ring {
+  float* out;         // (blocks)
+  uint32_t* arrived;  // of sync_grid
+  int rounds;
+};
+
+// Every block takes what the next one has, again and again, with or without the second of two barriers.
+template <bool kSyncs> NC_KERNEL(64) pass_on(Ring a) {
+  uint32_t turn = grid_turn(a.arrived);
+  for (int i = 0; i < a.rounds; i++) {
+    const float next = a.out[(block_x() + 1) % blocks_x()];
+    sync_grid(a.arrived, &turn);
+    if (thread() == 0) a.out[block_x()] = next;
+    if (kSyncs) sync_grid(a.arrived, &turn);
+  }
+  sync_grid(a.arrived, &turn);  // an odd number of them
+}
+
 NC_KERNEL(32) different_operations(Values) {
   if (thread() < 16) any(true);
   else shuffle(1.0f, 0);
@@ -74,6 +92,21 @@ std::vector<float> run(void (*kernel)(Values), int threads, size_t shared_bytes,
 bool all_zero(const std::vector<float>& values) {
   for (float v : values) if (!(v == 0)) return false;
   return true;
+}
+
+// Whether all values got as far as they should, on `blocks` processors.
+bool goes_round(void (*kernel)(Ring), int blocks, LaunchKind kind, const char* problem) {
+  constexpr int kRounds = 3;
+  Array<float> out(noise<float>(static_cast<size_t>(blocks)));
+  Array<uint32_t> arrived(std::vector<uint32_t>{0});
+  std::vector<float> expected = out.expected();
+  for (int launches = 0; launches < 2; launches++) {  // the second begins where the first left the counter
+    launch(*stream, "pass_on", kernel, {blocks}, 64, 0, Ring{out.at(Side::device), arrived.at(Side::device), kRounds}, kind);
+    expect_status(problem, "pass_on");
+  }
+  const std::vector<float> got = out.read();
+  for (size_t b = 0; b < got.size(); b++) if (got[b] != expected[(b + 2 * kRounds) % got.size()]) return false;
+  return arrived.read_raw()[0] % kGridTurn == 0;
 }
 
 }  // namespace
@@ -99,6 +132,10 @@ void test_emulation() {
     run(misaligned_copy, 64, 256, "misaligned", "a misaligned copy");
     run(outside_copy, 64, 256, "outside", "a copy out of shared memory");
     expect(blocks_meet() == (order == emulation::Order::random), "blocks run side by side in random order");
+    for (int blocks : {1, 2, 7, 40}) expect(goes_round(pass_on<true>, blocks, LaunchKind::cooperative, nullptr), "a barrier of the grid");
+    expect(!goes_round(pass_on<false>, 40, LaunchKind::cooperative, nullptr), "a missing barrier of the grid shows");
+    goes_round(pass_on<true>, 40, LaunchKind::plain, "deadlock");
+    goes_round(pass_on<true>, 41, LaunchKind::cooperative, "more blocks together than fit");
     run(different_operations, 32, 0, "different warp operations", "lanes at different operations");
   }
   expect(shows, "a missing barrier shows in one of the orders");

@@ -97,6 +97,29 @@ void test_index() {
       for (int rows = 1; rows < 300; rows++) expect(!is_skinny(rows, outputs, processors) || rows <= kSkinnyRows, "skinny: no more rows than its tile");
     }
   }
+  for (int blocks : {1, 3, 40, 132}) {
+    for (int outputs : {1, 64, 131, 768, 2304, 32768}) {
+      for (int chunks : {8, 24, 96, 160, 1024}) {
+        int next = 0;
+        for (int block = 0; block < blocks; block++) {
+          const StepShare s = step_share(outputs, chunks, block, blocks);
+          expect(s.first == next && s.count >= 0 && s.parts == s.count * chunks, "step: blocks have consecutive outputs");
+          expect(s.steps * kStepWarps * kWarp >= s.parts && (s.steps - 1) * kStepWarps * kWarp < s.parts, "step: warps have all of a block's weights");
+          next += s.count;
+        }
+        expect(next == outputs, "step: every output is some block's");
+      }
+    }
+    uint32_t arrived = 0;
+    for (int block = 0; block < blocks; block++) arrived += grid_arrival(block, blocks);
+    expect(arrived == kGridTurn, "all blocks together turn the grid's barrier");
+    for (int heads : {1, 6, 16, 200}) {
+      for (int splits = 1; splits <= kMaxSplits; splits++) {
+        const int64_t runs = divide_up(splits, step_run(splits, heads, blocks));
+        expect(heads * runs <= std::max(heads, blocks), "step: heads' runs fill the device once");
+      }
+    }
+  }
   for (int position = 0; position < 300; position++) {
     for (int window : {-1, 0, 1, 127, 128, 1000}) {
       const int first = first_visible(position, window);

@@ -138,6 +138,14 @@ void check_draws(Tested& m, const std::vector<int32_t>& ids) {
   }
 }
 
+// Steps that are one kernel each, where that fits on the device.
+void check_steps(Tested& m, const std::vector<int32_t>& ids, const std::vector<float>& expected, double tolerance) {
+  m.model->set_persistent(true);
+  Sequence sequence(m.model->slots());
+  for (int t = 0; t < 6; t++) expect_near(m.append(sequence, {ids[static_cast<size_t>(t)]}), rows_of(expected, m.V(), t, 1), tolerance, m.what + ": one kernel against the reference");
+  m.model->set_persistent(false);
+}
+
 void check_model(const ModelSpec& spec, bool is_bf16) {
   ModelConfig config;
   expect(make_config(spec, &config).ok(), "a legal configuration");
@@ -151,7 +159,10 @@ void check_model(const ModelSpec& spec, bool is_bf16) {
   for (int t = 0; t < 80; t++) ids.push_back(static_cast<int32_t>(random_bits() % static_cast<unsigned>(config.vocab_size)));
   Sequence sequence(m.model->slots());
   const std::vector<float> whole = m.append(sequence, ids);
-  expect_near(whole, reference_logits(config, source, ids), is_bf16 ? 3e-2 : 1e-5, m.what + ": the reference");
+  const std::vector<float> expected = reference_logits(config, source, ids);
+  const double tolerance = is_bf16 ? 3e-2 : 1e-5;
+  expect_near(whole, expected, tolerance, m.what + ": the reference");
+  check_steps(m, ids, expected, tolerance);
   check_chunks(m, ids, whole);
   check_draws(m, ids);
 }
