@@ -96,7 +96,7 @@ export function cageEnvironment(interpreter: Interpreter, home: string): string[
 /** Asks an interpreter what it needs, outside any cage. Throws an Error with what it said. */
 export function discover(executable: string): Promise<Interpreter> {
   let answer = interpreters.get(executable)
-  if (!answer) interpreters.set(executable, answer = askInterpreter(executable))
+  if (!answer) interpreters.set(executable, answer = keepAlive(askInterpreter(executable)))
   return answer
 }
 

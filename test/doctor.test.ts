@@ -69,6 +69,21 @@ doctor('a binary that is not there, or that no system loads, is diagnosed', asyn
   assert.ok(memory.fits.bfloat16.depth > 0)
 })
 
+if (process.platform === 'linux') {
+  doctor('a launcher that is not there leaves no sandbox, and the interpreter is still found', async () => {
+    const copy = copyOfPackage('no-launcher')
+    for (const name of ['native', 'models']) symlinkSync(join(root, name), join(copy, name))
+    mkdirSync(join(copy, 'build', 'Release'), { recursive: true })
+    symlinkSync(binding.addonPath(), join(copy, 'build', 'Release', 'nanochat.node'))
+    const run = await runCli(['doctor', '--json'], { directory: copy })
+    assert.is(run.status, 0, run.stdout + run.stderr)
+    const { ok, sandbox, python } = diagnosisOf(run)
+    assert.equal([ok, sandbox.tier], [true, 'none'])
+    assert.match(sandbox.problems.join(), /nanochat-sandbox is missing\. Run `npm rebuild nanochat-node`/)
+    assert.ok('path' in python ? python.version.startsWith('3.') : python.lookedFor.length > 0)
+  })
+}
+
 doctor('a demo that is not there, or that answers wrong, fails', async () => {
   const without = copyOfPackage('no-demo'), wrong = copyOfPackage('wrong-demo')
   for (const copy of [without, wrong]) for (const name of ['build', 'prebuilds', 'native']) symlinkSync(join(root, name), join(copy, name))
