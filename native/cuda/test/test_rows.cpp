@@ -43,6 +43,9 @@ void check_rope_table(bool round_to_bf16) {
 template <class T> void check_mix_norm(int C, int rows, bool mixes, bool picks) {
   const int64_t stride = pad_to(C, kRowUnit);
   Array<float> x(noise<float>(static_cast<size_t>(rows) * C)), x0(noise<float>(static_cast<size_t>(rows) * C)), x_out(static_cast<size_t>(rows) * C);
+  if (C == 1) {  // note: the norm of one element magnifies the rounding of a sum that nearly cancels; sums of short numbers are not rounded
+    for (Array<float>* values : {&x, &x0}) for (float& v : values->host()) v = to_float(to_bf16(v));
+  }
   Array<int32_t> picked(std::vector<int32_t>{rows - 1, 0, rows / 2});
   const int64_t outputs = picks ? 3 : rows;
   Array<T> n(std::vector<T>(static_cast<size_t>(outputs * stride), from_float<T>(0)));
