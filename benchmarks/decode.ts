@@ -132,7 +132,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, pla
   const model = await described.start({ dtype, threads, ...(isa === undefined ? {} : { isa }), ...(cudaDevice === null ? {} : { cudaDevice }) }).promise
   try {
     const cost = costOf(described.spec, described.windows, model.matrixBytes, model.kvBytesPerToken)
-    const roofs = cudaDevice === null ? Roofs.reading(cost.weightBytesPerStep, threads, isa) : Roofs.ofCuda(cudaDevice)
+    const roofs = cudaDevice === null ? Roofs.ofCpu(threads, isa, cost.weightBytesPerStep) : Roofs.ofCuda(cudaDevice)
     const runner = new Runner(model, described.spec.vocabSize, cudaDevice === null ? prefillChunk : passTokens)
     progress('warming up')
     for (const batch of batches) await runner.prepare(batch, promptTokens)

@@ -69,7 +69,7 @@ export async function run(args: string[]): Promise<unknown> {
 }
 
 async function measureIsa(isa: string, options: Options): Promise<{ rows: KernelRow[], roofs: Roofs }> {
-  const roofs = new Roofs(1, isa)
+  const roofs = Roofs.ofCpu(1, isa)
   const cases = [...kernelCases(options.dtypes)].filter((kernelCase) => isWanted(kernelCase, options))
   if (cases.length === 0) throw invalidArg('--filter', 'words of a kernel, a shape and a type', options.filter)
   const rows: KernelRow[] = []

@@ -15,20 +15,20 @@ export class Roofs {
   /** Every measurement, in order: with one thread, and with all where they are more. */
   readonly measured: MachineLimits[][] = []
 
-  constructor(threads: number, isa: string | undefined, measureOnce = () => native().probe(threads === 1 ? [1] : [1, threads], isa)) {
+  constructor(threads: number, measureOnce: () => Promise<MachineLimits[]>) {
     this.#threads = threads
     this.#measureOnce = measureOnce
   }
 
-  /** Of what reads `bytes` from memory again and again: a cache keeps the same part of as many. */
-  static reading(bytes: number, threads: number, isa: string | undefined, probe = native().probe): Roofs {
+  /** Of this processor, for what reads `bytes` from memory again and again: a cache keeps the same part of as many. */
+  static ofCpu(threads: number, isa: string | undefined, bytes = 0, probe = native().probe): Roofs {
     const readBytes = Math.min(Math.max(bytes, 2 ** 28), 2 ** 30)
-    return new Roofs(threads, isa, () => probe(threads === 1 ? [1] : [1, threads], isa, readBytes))
+    return new Roofs(threads, () => probe(threads === 1 ? [1] : [1, threads], isa, readBytes))
   }
 
   /** Of a CUDA device, which has no int8 products here. */
   static ofCuda(device: number): Roofs {
-    return new Roofs(1, undefined, async () => [{ threads: 1, int8OpsPerSecond: 0, ...await native().cudaProbe(device) }])
+    return new Roofs(1, async () => [{ threads: 1, int8OpsPerSecond: 0, ...await native().cudaProbe(device) }])
   }
 
   async measure(): Promise<void> {

@@ -37,7 +37,7 @@ counting('medians and percentiles', () => {
 counting('roofs: the better bandwidth beside a repetition, and how much it changed from one measurement to the next', async () => {
   const bandwidths = [50, 60, 45, 54]
   const limits = (threads: number, readBytesPerSecond: number) => ({ threads, readBytesPerSecond, float32FlopsPerSecond: threads, bfloat16FlopsPerSecond: 1, int8OpsPerSecond: 1 })
-  const roofs = new Roofs(2, undefined, () => Promise.resolve([limits(1, 1), limits(2, bandwidths.shift() ?? NaN)]))
+  const roofs = new Roofs(2, () => Promise.resolve([limits(1, 1), limits(2, bandwidths.shift() ?? NaN)]))
   assert.is(roofs.memoryChange, 1)
   for (let i = 0; i < 4; i++) await roofs.measure()
   assert.equal([roofs.around(0), roofs.around(2), roofs.best].map(({ readBytesPerSecond }) => readBytesPerSecond), [60, 54, 60])
@@ -71,7 +71,7 @@ machine('a probe says what it cannot do', () => {
 machine('as many bytes are read as what is compared reads, from 256 MB to 1 GB', async () => {
   const asked: unknown[] = []
   for (const bytes of [1e6, 4e8, 1e10]) {
-    const roofs = Roofs.reading(bytes, 2, 'plain', async (...args) => (asked.push(args), []))
+    const roofs = Roofs.ofCpu(2, 'plain', bytes, async (...args) => (asked.push(args), []))
     await roofs.measure()
   }
   assert.equal(asked, [[[1, 2], 'plain', 2 ** 28], [[1, 2], 'plain', 4e8], [[1, 2], 'plain', 2 ** 30]])

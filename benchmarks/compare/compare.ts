@@ -116,7 +116,7 @@ async function compare(dtype: Dtype, models: { contender: Contender, file: strin
       progress(`loading ${contender.engine} ${contender.format}, ${plural(threads, 'thread')}`)
       workers.push(await Worker.start(contender, options, file))
     }
-    const roofs = new Roofs(threads, undefined)
+    const roofs = Roofs.ofCpu(threads, undefined)
     const load = otherLoad()
     let ownProcessorMs = 0
     const start = performance.now()

@@ -307,8 +307,7 @@ template <class T> class ModelOf final : public Model {
       x = mixed;
       if (c.has_smear && l == c.n_layer / 2) x_backout_ = x;
     }
-    step_x_last_ = x;
-    step_x_backout_ = x_backout_;
+    x_last_ = x;
     layers_ = Memory(stream_, layers.size() * sizeof(StepLayer<T>));
     grid_arrived_ = Memory(stream_, sizeof(uint32_t));
     if (!stream_->ok()) return;
@@ -324,8 +323,8 @@ template <class T> class ModelOf final : public Model {
     const auto& c = config_;
     const MixNorm<T> norm{nullptr, c.has_lambdas ? x0_.template as<float>() : nullptr, 1, 0, nullptr, nullptr, c.n_embd, c.norm_eps, n_.template as<T>(), stride()};
     MixNorm<T> last = norm;
-    last.x = step_x_last_;
-    last.mixed = step_x_backout_;
+    last.x = x_last_;
+    last.mixed = x_backout_;
     last.mixed_lambda = -w_.backout_lambda;
     AppendKv<T> append = append_args(0, w_.layers[0], pass);
     append.cos = append.sin = nullptr;
@@ -453,7 +452,6 @@ template <class T> class ModelOf final : public Model {
   Memory arrived_, product_partial_;                           // of blocks that share a result
   int64_t capacity_ = 0, slab_ = 0;
   Memory layers_, grid_arrived_;                               // StepLayer<T> (L), and the counter of sync_grid
-  const float *step_x_last_ = nullptr, *step_x_backout_ = nullptr;  // of x_, as layers_ has it
 
   Pass pass_;
   Pinned staging_;
