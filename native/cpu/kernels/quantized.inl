@@ -4,31 +4,43 @@
 // the memory and take whole groups as they come; more compute.
 // Bound: memory for few rows, integer products for many; measured shares in docs/bench.md.
 
-void quantize(const float* x, int k, const QuantizedRows& row) {
+// G values of a row to codes.
+template <int G> inline void quantize_group(const float* x, int8_t* values, ActivationGroup* group) {
+  constexpr int NV = G / kLanes;
   const Vec zero = broadcast(0.0f);
-  for (int begin = 0; begin < row.stride; begin += row.group) {
-    alignas(64) float filled[64] = {0};
-    const float* from = x + begin;
-    if (k - begin < row.group) {
-      std::copy_n(from, std::max(0, k - begin), filled);
-      from = filled;
-    }
-    Vec largest = zero;
-    for (int i = 0; i < row.group; i += kLanes) {
-      const Vec v = load(from + i);
-      largest = max(largest, max(v, sub(zero, v)));
-    }
-    const float most = largest_lane(largest);
-    const Vec per_unit = broadcast(most > 0 ? std::min(127.0f / most, std::numeric_limits<float>::max()) : 0.0f);
-    Vec sum = zero;
-    for (int i = 0; i < row.group; i += kLanes) {
-      const Vec rounded = round_to_int(mul(load(from + i), per_unit));
-      store(row.values + begin + i, rounded);
-      sum = add(sum, rounded);
-    }
-    const float total = sum_whole_lanes(sum);  // a NaN when an element is not finite: then so is what the group adds to a product
-    row.groups[begin / row.group] = {total == total ? most / 127.0f : total, total == total ? -128 * static_cast<int32_t>(total) : 0};
+  Vec v[NV], largest = zero;
+#pragma GCC unroll 16
+  for (int i = 0; i < NV; i++) {
+    v[i] = load(x + i * kLanes);
+    largest = max(largest, max(v[i], sub(zero, v[i])));
   }
+  const float most = largest_lane(largest);
+  const Vec per_unit = broadcast(most > 0 ? std::min(127.0f / most, std::numeric_limits<float>::max()) : 0.0f);
+  Vec sum = zero;
+#pragma GCC unroll 16
+  for (int i = 0; i < NV; i++) {
+    const Vec rounded = round_to_int(mul(v[i], per_unit));
+    store(values + i * kLanes, rounded);
+    sum = add(sum, rounded);
+  }
+  const float total = sum_whole_lanes(sum);  // a NaN when an element is not finite: then so is what the group adds to a product
+  *group = {total == total ? most / 127.0f : total, total == total ? -128 * static_cast<int32_t>(total) : 0};
+}
+
+template <int G> inline void quantize_groups(const float* x, int k, const QuantizedRows& row) {
+  const int whole = static_cast<int>(std::min<int64_t>(k, row.stride)) / G;
+  int8_t* values = row.values;
+  ActivationGroup* groups = row.groups;
+  for (int g = 0; g < whole; g++) quantize_group<G>(x + g * G, values + g * G, groups + g);
+  for (int64_t g = whole; g < row.stride / G; g++) {
+    alignas(64) float filled[G] = {0};
+    std::copy_n(x + g * G, std::max<int64_t>(0, k - g * G), filled);
+    quantize_group<G>(filled, values + g * G, groups + g);
+  }
+}
+
+void quantize(const float* x, int k, const QuantizedRows& row) {
+  row.group == 64 ? quantize_groups<64>(x, k, row) : quantize_groups<32>(x, k, row);
 }
 
 constexpr int kInt8AheadBytes = 6144;  // note: measured; bytes of int8 pass faster than pairs of bf16 and slower than half bytes
@@ -187,6 +199,19 @@ inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
   }
 }
 
+// Asks for the lines of those results that are the share [from, to) of `all`. note: results of many rows lie in no cache near, and a
+// product lasts longer than their way.
+inline void ask_to_write(const QuantizedPanel& a, int64_t from, int64_t to, int64_t all) {
+#if defined(__GNUC__)
+  for (int64_t r = from * a.rows / all; r < to * a.rows / all; r++) {
+    const float* y = static_cast<const float*>(a.y) + r * a.y_stride;
+    for (int i = 0; i < kPanel; i += 16) __builtin_prefetch(y + i, 1, 3);
+  }
+#else
+  (void)a, (void)from, (void)to, (void)all;
+#endif
+}
+
 inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel]) {
   for (int r = 0; r < a.rows; r++) {
     if (a.epilogue != Epilogue::relu2) {
@@ -237,6 +262,7 @@ template <WeightFormat format> NC_NOINLINE void many_rows(const QuantizedPanel& 
   for (int64_t g = 0; g < a.groups; g += kBlockGroups) {
     const uint8_t* block = a.w + g * stride;
     GroupBlock w{block, block + kScaleBytes, stride, stride, static_cast<int>(std::min<int64_t>(kBlockGroups, a.groups - g))};
+    if (a.epilogue != Epilogue::relu2) ask_to_write(a, g, std::min(a.groups, g + kBlockGroups), a.groups);
     const QuantizedRows x = a.x.at(0, g * a.x.group);
     alignas(64) uint8_t bytes[kBlockGroups][32 * kPanel];
     if (format == WeightFormat::int4) {
