@@ -1,5 +1,6 @@
-// The CUDA kernels on the CPU: built with the emulation of the device, each against its twin. Campaigns: whole models
-// through the addon (cuda-emulation-models.long.ts), and the same under AddressSanitizer (cuda-emulation.long.ts).
+// The CUDA kernels on the CPU: built with the emulation of the device, each against its twin. Campaigns: whole models through the
+// addon (cuda-emulation-models.long.ts), and the same in other orders of the threads, under AddressSanitizer (cuda-emulation.long.ts).
+import { randomInt } from 'node:crypto'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { DecodeRow } from '../benchmarks/decode.js'
@@ -20,7 +21,7 @@ if (missing !== null) {
   test.before(() => buildEmulation({ sanitize: false }))
 
   test('every kernel against its fp64 twin', () => {
-    const { status, output } = runProgram('nc_cuda_emulation_test')
+    const { status, output } = runProgram('nc_cuda_emulation_test', [String(randomInt(2 ** 32)), 'once'])
     console.log(output.trim().split('\n').map((line) => `  ${line}`).join('\n'))
     assert.is(status, 0, output)
     assert.match(output, /\n\d{4,} checks, 0 failures/)

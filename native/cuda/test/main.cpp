@@ -1,5 +1,5 @@
 // Every kernel against its fp64 twin on odd shapes: nc_gpu_test on a GPU, nc_cuda_emulation_test on any CPU. Prints the
-// seed first and `N checks, N failures` last.     [seed] [a suite's name]
+// seed first and `N checks, N failures` last.     [seed] [a suite's name, or `once`: no suite a second time in another order]
 #include <chrono>
 #include <cstdlib>
 
@@ -46,7 +46,7 @@ namespace {
 struct Suite {
   const char* name;
   void (*run)();
-  bool is_setting = false;  // of the emulated device, for the suites after it
+  enum { first, setting, again } kind = first;  // setting: of the emulated device, for the suites after it
 };
 
 // On the emulated device threads run in random order, and what has barriers to miss in the two others as well; what depends on
@@ -55,13 +55,15 @@ void set_up_emulation(std::vector<Suite>* suites) {
 #ifdef NC_EMULATION
   using namespace nanochat::cuda;
   using emulation::Order;
-  suites->insert(suites->begin(), {{"random order", [] { emulation::set_order(Order::random); }, true}, {"40 processors", [] { emulation::processors = 40; }, true}, {"matmul", test_matmul},
-                                   {"attention", test_attention}, {"11 processors", [] { emulation::processors = 11; }, true}, {"decode_step", test_one_step},
-                                   {"3 processors", [] { emulation::processors = 3; }, true}});
-  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }, true}, {"model", test_model}, {"memory", test_memory}, {"rows", test_rows},
-                                 {"matmul", test_matmul}, {"attention", test_attention}, {"decode_step", test_one_step},
-                                 {"descending order", [] { emulation::set_order(Order::descending); }, true}, {"rows", test_rows}, {"matmul", test_matmul}, {"attention", test_attention},
-                                 {"decode_step", test_one_step}, {"emulation", test_emulation}});
+  const auto setting = Suite::setting;
+  const auto again = Suite::again;
+  suites->insert(suites->begin(), {{"random order", [] { emulation::set_order(Order::random); }, setting}, {"40 processors", [] { emulation::processors = 40; }, setting},
+                                   {"matmul", test_matmul, again}, {"attention", test_attention, again}, {"11 processors", [] { emulation::processors = 11; }, setting},
+                                   {"decode_step", test_one_step, again}, {"3 processors", [] { emulation::processors = 3; }, setting}});
+  suites->insert(suites->end(), {{"ascending order", [] { emulation::set_order(Order::ascending); }, setting}, {"model", test_model}, {"memory", test_memory}, {"rows", test_rows, again},
+                                 {"matmul", test_matmul, again}, {"attention", test_attention, again}, {"decode_step", test_one_step, again},
+                                 {"descending order", [] { emulation::set_order(Order::descending); }, setting}, {"rows", test_rows, again}, {"matmul", test_matmul, again},
+                                 {"attention", test_attention, again}, {"decode_step", test_one_step, again}, {"emulation", test_emulation}});
 #else
   suites->push_back({"model", nanochat::cuda::test_model});
 #endif
@@ -87,8 +89,10 @@ int main(int argc, char** argv) {
   stream->enter();
   std::vector<Suite> suites = {{"index", test_index}, {"rows", test_rows}, {"matmul", test_matmul}, {"cache", test_cache}, {"attention", test_attention}, {"sample", test_sample}, {"probe", test_probe}, {"decode_step", test_decode_step}};
   set_up_emulation(&suites);
+  const char* wanted = argc > 2 ? argv[2] : nullptr;
+  const bool once = wanted && std::strcmp(wanted, "once") == 0;
   for (const auto& suite : suites) {
-    if (argc > 2 && !suite.is_setting && std::strcmp(argv[2], suite.name) != 0) continue;
+    if (once ? suite.kind == Suite::again : wanted && suite.kind != Suite::setting && std::strcmp(wanted, suite.name) != 0) continue;
     const int before = checks, failed = failures;
     const auto began = std::chrono::steady_clock::now();
     suite.run();
