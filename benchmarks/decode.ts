@@ -68,6 +68,7 @@ export interface DecodeRow {
   roofBy: 'memory' | 'compute'
   percentOfRoof: number            // median of the repetitions' shares
   percentOfBestRoof: number        // of the fastest memory that the whole run has seen
+  percentOfMedianRoof: number      // of what reading keeps up, the median of its trials; NaN of a GPU
   bytesPerStep: number
   prefillTokens: number
   prefillTokensPerSecond: number
@@ -162,6 +163,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, pla
       const repetitionsMs = steps.get(batch) ?? []
       const rates = repetitionsMs.map((ms) => batch * ms.length / sum(ms) * 1000)
       const limits = rates.map((_, r) => roofOf(cost, batch, context, roofs.around(r), peak))
+      const kept = rates.map((_, r) => roofOf(cost, batch, context, { ...roofs.around(r), readBytesPerSecond: roofs.around(r).readMedianBytesPerSecond }, peak))
       const strictest = roofOf(cost, batch, context, roof, peak)
       return {
         model: described.name, device: place.device, depth: described.spec.nLayer, dtype, threads, isa: model.isa, batch, context,
@@ -171,6 +173,7 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, pla
         roofTokensPerSecond: median(limits.map(({ tokensPerSecond }) => tokensPerSecond)), roofBy: strictest.by, bytesPerStep: strictest.bytes,
         percentOfRoof: median(rates.map((rate, r) => 100 * rate / (limits[r]?.tokensPerSecond ?? NaN))),
         percentOfBestRoof: 100 * median(rates) / strictest.tokensPerSecond,
+        percentOfMedianRoof: median(rates.map((rate, r) => 100 * rate / (kept[r]?.tokensPerSecond ?? NaN))),
         prefillTokens, prefillTokensPerSecond: prefillTokens / prefillSeconds, prefillPercentOfPeak: 100 * cost.prefillFlops(prefillTokens) / prefillSeconds / peak,
         otherLoad: others, memoryChange: roofs.memoryChange
       }

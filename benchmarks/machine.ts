@@ -26,9 +26,9 @@ export class Roofs {
     return new Roofs(threads, () => probe(threads === 1 ? [1] : [1, threads], isa, readBytes))
   }
 
-  /** Of a CUDA device, which has no int8 products here. */
+  /** Of a CUDA device, which has no int8 products here and no median. */
   static ofCuda(device: number): Roofs {
-    return new Roofs(1, async () => [{ threads: 1, int8OpsPerSecond: 0, ...await native().cudaProbe(device) }])
+    return new Roofs(1, async () => [{ threads: 1, readMedianBytesPerSecond: NaN, int8OpsPerSecond: 0, ...await native().cudaProbe(device) }])
   }
 
   async measure(): Promise<void> {
@@ -57,6 +57,7 @@ export class Roofs {
     return {
       threads: this.#threads,
       readBytesPerSecond: most('readBytesPerSecond', this.#threads),
+      readMedianBytesPerSecond: most('readMedianBytesPerSecond', this.#threads),
       float32FlopsPerSecond,
       bfloat16FlopsPerSecond: most('bfloat16FlopsPerSecond', this.#threads),
       int8OpsPerSecond: most('int8OpsPerSecond', this.#threads),

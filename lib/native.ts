@@ -106,6 +106,7 @@ export type NativeProgress = (phase: 'read' | 'convert' | 'upload' | 'write', by
 export interface MachineLimits {
   threads: number
   readBytesPerSecond: number
+  readMedianBytesPerSecond: number // of the same trials the middle one: what reading keeps up
   float32FlopsPerSecond: number
   bfloat16FlopsPerSecond: number   // bf16 products, float32 sums
   int8OpsPerSecond: number         // int8 products, int32 sums

@@ -36,11 +36,12 @@ counting('medians and percentiles', () => {
 
 counting('roofs: the better bandwidth beside a repetition, and how much it changed from one measurement to the next', async () => {
   const bandwidths = [50, 60, 45, 54]
-  const limits = (threads: number, readBytesPerSecond: number) => ({ threads, readBytesPerSecond, float32FlopsPerSecond: threads, bfloat16FlopsPerSecond: 1, int8OpsPerSecond: 1 })
+  const limits = (threads: number, readBytesPerSecond: number) => ({ threads, readBytesPerSecond, readMedianBytesPerSecond: readBytesPerSecond - 1, float32FlopsPerSecond: threads, bfloat16FlopsPerSecond: 1, int8OpsPerSecond: 1 })
   const roofs = new Roofs(2, () => Promise.resolve([limits(1, 1), limits(2, bandwidths.shift() ?? NaN)]))
   assert.is(roofs.memoryChange, 1)
   for (let i = 0; i < 4; i++) await roofs.measure()
   assert.equal([roofs.around(0), roofs.around(2), roofs.best].map(({ readBytesPerSecond }) => readBytesPerSecond), [60, 54, 60])
+  assert.is(roofs.around(2).readMedianBytesPerSecond, 53)
   assert.ok(Math.abs(roofs.memoryChange - 60 / 45) < 1e-12, String(roofs.memoryChange))
 })
 
@@ -56,6 +57,7 @@ machine('its limits are measured for every instruction set, off the JavaScript t
     assert.ok(limits)
     assert.is(limits.threads, 1)
     assert.ok(limits.readBytesPerSecond > 1e8 && limits.readBytesPerSecond < 1e12, `${isa} reads ${limits.readBytesPerSecond}`)
+    assert.ok(limits.readMedianBytesPerSecond > 1e8 && limits.readMedianBytesPerSecond <= limits.readBytesPerSecond, `${isa} keeps up ${limits.readMedianBytesPerSecond}`)
     for (const flops of [limits.float32FlopsPerSecond, limits.bfloat16FlopsPerSecond, limits.int8OpsPerSecond]) assert.ok(flops > 1e8 && flops < 1e13, `${isa} computes ${flops}`)
   }
   clearInterval(timer)
@@ -98,6 +100,7 @@ decode('prints a document with a roof that it does not pass', async () => {
     for (const rate of [row.tokensPerSecond, row.roofTokensPerSecond, row.prefillTokensPerSecond, row.ttftMs, row.tpotMs.p50]) assert.ok(rate > 0 && Number.isFinite(rate))
     assert.ok(row.tpotMs.p99 >= row.tpotMs.p50 && row.tpotMs.p50 >= row.tpotMs.least)
     assert.ok(row.percentOfRoof > 1 && row.percentOfRoof < 115, `${row.percentOfRoof} % of the roof`)
+    assert.ok(row.percentOfMedianRoof >= row.percentOfRoof, `${row.percentOfMedianRoof} % of what reading keeps up`)
     assert.ok(row.prefillPercentOfPeak > 1 && row.prefillPercentOfPeak < 105, `${row.prefillPercentOfPeak} % of the peak`)
   }
 })

@@ -33,6 +33,7 @@ class ProbeWorker final : public Napi::AsyncWorker {
       Napi::Object entry = Napi::Object::New(env);
       entry.Set("threads", limits_[i].threads);
       entry.Set("readBytesPerSecond", limits_[i].read_bytes_per_s);
+      entry.Set("readMedianBytesPerSecond", limits_[i].read_median_bytes_per_s);
       entry.Set("float32FlopsPerSecond", limits_[i].f32_flops_per_s);
       entry.Set("bfloat16FlopsPerSecond", limits_[i].b16_flops_per_s);
       entry.Set("int8OpsPerSecond", limits_[i].i8_ops_per_s);

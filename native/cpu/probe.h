@@ -10,6 +10,7 @@ namespace nanochat {
 struct MachineLimits {
   int threads = 0;
   double read_bytes_per_s = 0;  // the same bytes from beginning to end, again and again
+  double read_median_bytes_per_s = 0;  // not the best trial but the middle one, of the loop that reads fastest: what reading keeps up
   double f32_flops_per_s = 0;   // multiply-adds in registers, two operations each
   double b16_flops_per_s = 0;   // the same for products of bf16 pairs that add up in float32
   double i8_ops_per_s = 0;      // the same for products of int8 quads that add up in int32
