@@ -162,18 +162,20 @@ async function measureModel(described: Model, dtype: Dtype, threads: number, pla
     const rows = batches.map((batch): DecodeRow => {
       const repetitionsMs = steps.get(batch) ?? []
       const rates = repetitionsMs.map((ms) => batch * ms.length / sum(ms) * 1000)
-      const limits = rates.map((_, r) => roofOf(cost, batch, context, roofs.around(r), peak))
-      const kept = rates.map((_, r) => roofOf(cost, batch, context, { ...roofs.around(r), readBytesPerSecond: roofs.around(r).readMedianBytesPerSecond }, peak))
+      const around = rates.map((_, r) => roofs.around(r))
+      const limits = around.map((of) => roofOf(cost, batch, context, of, peak).tokensPerSecond)
+      const kept = around.map((of) => roofOf(cost, batch, context, { ...of, readBytesPerSecond: of.readMedianBytesPerSecond }, peak).tokensPerSecond)
+      const medianShare = (of: number[]): number => median(rates.map((rate, r) => 100 * rate / (of[r] ?? NaN)))
       const strictest = roofOf(cost, batch, context, roof, peak)
       return {
         model: described.name, device: place.device, depth: described.spec.nLayer, dtype, threads, isa: model.isa, batch, context,
         ttftMs: median(ttfts),
         tpotMs: { p50: median(repetitionsMs.flat()), p99: percentile(repetitionsMs.flat(), 0.99), least: Math.min(...repetitionsMs.flat()) },
         tokensPerSecond: median(rates), tokensPerSecondRange: [Math.min(...rates), Math.max(...rates)],
-        roofTokensPerSecond: median(limits.map(({ tokensPerSecond }) => tokensPerSecond)), roofBy: strictest.by, bytesPerStep: strictest.bytes,
-        percentOfRoof: median(rates.map((rate, r) => 100 * rate / (limits[r]?.tokensPerSecond ?? NaN))),
+        roofTokensPerSecond: median(limits), roofBy: strictest.by, bytesPerStep: strictest.bytes,
+        percentOfRoof: medianShare(limits),
         percentOfBestRoof: 100 * median(rates) / strictest.tokensPerSecond,
-        percentOfMedianRoof: median(rates.map((rate, r) => 100 * rate / (kept[r]?.tokensPerSecond ?? NaN))),
+        percentOfMedianRoof: medianShare(kept),
         prefillTokens, prefillTokensPerSecond: prefillTokens / prefillSeconds, prefillPercentOfPeak: 100 * cost.prefillFlops(prefillTokens) / prefillSeconds / peak,
         otherLoad: others, memoryChange: roofs.memoryChange
       }

@@ -201,15 +201,8 @@ inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
 
 // Asks for the lines of those results that are the share [from, to) of `all`. note: results of many rows lie in no cache near, and a
 // product lasts longer than their way.
-inline void ask_to_write(const QuantizedPanel& a, int64_t from, int64_t to, int64_t all) {
-#if defined(__GNUC__)
-  for (int64_t r = from * a.rows / all; r < to * a.rows / all; r++) {
-    const float* y = static_cast<const float*>(a.y) + r * a.y_stride;
-    for (int i = 0; i < kPanel; i += 16) __builtin_prefetch(y + i, 1, 3);
-  }
-#else
-  (void)a, (void)from, (void)to, (void)all;
-#endif
+inline void ask_for_results(const QuantizedPanel& a, int64_t from, int64_t to, int64_t all) {
+  for (int64_t r = from * a.rows / all; r < to * a.rows / all; r++) prefetch<kPanel * sizeof(float)>(static_cast<const float*>(a.y) + r * a.y_stride);
 }
 
 inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel]) {
@@ -262,7 +255,7 @@ template <WeightFormat format> NC_NOINLINE void many_rows(const QuantizedPanel& 
   for (int64_t g = 0; g < a.groups; g += kBlockGroups) {
     const uint8_t* block = a.w + g * stride;
     GroupBlock w{block, block + kScaleBytes, stride, stride, static_cast<int>(std::min<int64_t>(kBlockGroups, a.groups - g))};
-    if (a.epilogue != Epilogue::relu2) ask_to_write(a, g, std::min(a.groups, g + kBlockGroups), a.groups);
+    if (a.epilogue != Epilogue::relu2) ask_for_results(a, g, std::min(a.groups, g + kBlockGroups), a.groups);
     const QuantizedRows x = a.x.at(0, g * a.x.group);
     alignas(64) uint8_t bytes[kBlockGroups][32 * kPanel];
     if (format == WeightFormat::int4) {

@@ -43,10 +43,12 @@ void expect_near(const std::vector<float>& out, const std::vector<float>& expect
 
 namespace {
 
+enum Kind { first, setting, again };  // setting: of the emulated device, for the suites after it
+
 struct Suite {
   const char* name;
   void (*run)();
-  enum { first, setting, again } kind = first;  // setting: of the emulated device, for the suites after it
+  Kind kind = first;
 };
 
 // On the emulated device threads run in random order, and what has barriers to miss in the two others as well; what depends on
@@ -55,8 +57,6 @@ void set_up_emulation(std::vector<Suite>* suites) {
 #ifdef NC_EMULATION
   using namespace nanochat::cuda;
   using emulation::Order;
-  const auto setting = Suite::setting;
-  const auto again = Suite::again;
   suites->insert(suites->begin(), {{"random order", [] { emulation::set_order(Order::random); }, setting}, {"40 processors", [] { emulation::processors = 40; }, setting},
                                    {"matmul", test_matmul, again}, {"attention", test_attention, again}, {"11 processors", [] { emulation::processors = 11; }, setting},
                                    {"decode_step", test_one_step, again}, {"3 processors", [] { emulation::processors = 3; }, setting}});
@@ -92,7 +92,7 @@ int main(int argc, char** argv) {
   const char* wanted = argc > 2 ? argv[2] : nullptr;
   const bool once = wanted && std::strcmp(wanted, "once") == 0;
   for (const auto& suite : suites) {
-    if (once ? suite.kind == Suite::again : wanted && suite.kind != Suite::setting && std::strcmp(wanted, suite.name) != 0) continue;
+    if (once ? suite.kind == again : wanted && suite.kind != setting && std::strcmp(wanted, suite.name) != 0) continue;
     const int before = checks, failed = failures;
     const auto began = std::chrono::steady_clock::now();
     suite.run();
