@@ -7,7 +7,7 @@ import type { Sampler } from './sampling.js'
 export const prefillChunk = 256
 
 /** How far rows run ahead at most before JavaScript sees their tokens and other calls get their turn. */
-export const burst = { maxSteps: 64, budgetMs: 8 } as const
+export const burst = { maxSteps: 64, budgetMs: 16 } as const
 
 /** A row to continue. */
 export interface DecodeRow extends BackendDecodeRow {
