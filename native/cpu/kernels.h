@@ -41,6 +41,7 @@ template <class T> struct MatmulPanel {
   int outputs;       // 1..64 real ones in this panel
   Epilogue epilogue;
   float cap;
+  int ahead_bytes;   // how far ahead of its loads one row asks for the panel, and what lies behind it; 0: leaves that to the processor
 };
 
 // Weights of few bits. A panel is a sequence of groups along k, each with one scale for each of its 64 outputs; weight =

@@ -35,15 +35,15 @@ template <class T> inline void write_rounded_row(const float* products, int outp
   std::copy_n(all, outputs, y);
 }
 
-// acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. streams: these are the first rows to read the panel
+// acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. streams: these are the first rows to read the panel, and ask for it
 template <class T, int MR, bool streams>
-inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, float (*acc)[kPanel]) {
+inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, float (*acc)[kPanel], int64_t ahead_bytes = 0) {
   constexpr int NV = tile_vectors<T>(MR);
   for (int output = 0; output < kPanel; output += NV * kLanes) {
     Vec sums[MR][NV];
     load_rows<MR, NV>(acc, output, sums);
     const T* w = a.w + from * kPanel + output * kStep<T>;
-    tile<T, MR, NV, streams>(a.x + row * a.x_stride + from, a.x_stride, w, kPanel * kStep<T>, to - from, sums, w + kAheadBytes / sizeof(T));
+    tile<T, MR, NV, streams>(a.x + row * a.x_stride + from, a.x_stride, w, kPanel * kStep<T>, to - from, sums, w + ahead_bytes / static_cast<int64_t>(sizeof(T)));
     store_rows<MR, NV>(sums, output, acc);
   }
 }
@@ -57,8 +57,8 @@ template <class T> void matmul_panel(const MatmulPanel<T>& a) {
   const int block = a.rows <= kTileRows ? a.k : kBlock<T>;
   for (int from = 0; from < a.k; from += block) {
     const int to = std::min(a.k, from + block);
-    // note: one row is not worth asking ahead for; the processor does it better
-    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_products<T, MR, (MR > 1)>(a, 0, from, to, acc); });
+    if (a.rows == 1 && a.ahead_bytes == 0) add_products<T, 1, false>(a, 0, from, to, acc);
+    else with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_products<T, MR, true>(a, 0, from, to, acc, MR == 1 ? a.ahead_bytes : kAheadBytes); });
     for (int row = kTileRows; row < a.rows; row += kTileRows) {
       with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_products<T, MR, false>(a, row, from, to, acc + row); });
     }
