@@ -11,7 +11,6 @@ namespace nanochat {
 namespace {
 
 constexpr int kLeastGroup = 32;        // of a row of quantised activations
-constexpr int kSharedAheadBytes = 8192;  // note: measured; a thread that has the memory to itself is better off without
 constexpr int64_t kSerialWork = 8192;  // elements below which waking the other threads costs more than it saves
 
 // Rows that enter a product of float32 or bf16.
@@ -388,7 +387,7 @@ template <class T, class X> class Forward final : public CpuModel {
         a.x_stride = x.stride;
         a.w = reinterpret_cast<const T*>(w.panel(panel));
         a.k = round_up(w.k, kStep<T>);
-        a.ahead_bytes = pool_->threads() > 1 ? kSharedAheadBytes : 0;
+        a.ahead_bytes = pool_->threads() > 1 ? kAheadBytes : 0;  // note: measured; one thread alone gains nothing
         k_.matmul_panel(a);
       }
     });

@@ -14,6 +14,10 @@ constexpr int kPanel = 64;  // outputs whose weights are packed together: 4 AVX-
 constexpr int kRowBlock = 48;  // rows of a product that one call takes at most
 constexpr int kPage = 64;   // keys in one page of the KV cache
 
+// How far ahead of its loads a kernel that streams from memory asks for its data: enough to cover the memory's latency at
+// its full speed, and little enough to stay in the first cache until it is used.
+constexpr int kAheadBytes = 8192;
+
 // Elements of k that one step of a chain takes.
 template <class T> constexpr int kStep = 1;
 template <> constexpr int kStep<bf16> = 2;

@@ -29,10 +29,6 @@ inline void tile_step(const bf16* x, int64_t x_stride, const bf16* w, Vec (&acc)
   }
 }
 
-// How far ahead of its loads a kernel that streams from memory asks for its data: enough to cover the memory's latency at
-// its full speed, and little enough to stay in the first cache until it is used.
-constexpr int kAheadBytes = 8192;
-
 // Asks for the lines of `bytes` bytes. An address that does not exist is ignored.
 template <int bytes> inline void prefetch(const void* from) {
 #if defined(__GNUC__)
