@@ -66,7 +66,7 @@ template <class T> Napi::Value flash_attention_of(Arguments& args, const Kernels
 
   const int group = s.H / s.K;
   const auto tile = [&](int64_t query, int head, int rows, bool over_heads) {
-    AttentionRow seen[kTileRows];
+    AttentionRow seen[kAttentionRows];
     for (int r = 0; r < rows; r++) {
       const int64_t position = s.first_position + query + (over_heads ? 0 : r);
       seen[r] = {s.first_seen(position), position};
@@ -78,10 +78,10 @@ template <class T> Napi::Value flash_attention_of(Arguments& args, const Kernels
   return timed(args.env(), repeat, [&] {
     // as in the forward pass: one query shares a kv head's keys among the heads of its group, several share them per head
     for (int h = 0; h < s.H && s.queries == 1; h += group) {
-      for (int g = 0; g < group; g += kTileRows) tile(0, h + g, std::min(kTileRows, group - g), true);
+      for (int g = 0; g < group; g += kAttentionRows) tile(0, h + g, std::min(kAttentionRows, group - g), true);
     }
     for (int h = 0; h < s.H && s.queries > 1; h++) {
-      for (int64_t t = 0; t < s.queries; t += kTileRows) tile(t, h, static_cast<int>(std::min<int64_t>(kTileRows, s.queries - t)), false);
+      for (int64_t t = 0; t < s.queries; t += kAttentionRows) tile(t, h, static_cast<int>(std::min<int64_t>(kAttentionRows, s.queries - t)), false);
     }
   });
 }

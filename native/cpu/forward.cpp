@@ -86,7 +86,7 @@ template <class T, class X> class Forward final : public CpuModel {
     int64_t position;
   };
 
-  // Rows of attention that read the same keys: the heads of one token, or up to kTileRows tokens of one head.
+  // Rows of attention that read the same keys: the heads of one token, or up to kAttentionRows tokens of one head.
   struct Tile {
     int64_t token;
     int head, rows;
@@ -128,8 +128,8 @@ template <class T, class X> class Forward final : public CpuModel {
           continue;
         }
         for (int g = 0; g < group; g++) {
-          for (int64_t t = 0; t < row.count; t += kTileRows) {
-            tiles_.push_back({row_begin_[r] + t, h * group + g, static_cast<int>(std::min<int64_t>(kTileRows, row.count - t)), false, &row});
+          for (int64_t t = 0; t < row.count; t += kAttentionRows) {
+            tiles_.push_back({row_begin_[r] + t, h * group + g, static_cast<int>(std::min<int64_t>(kAttentionRows, row.count - t)), false, &row});
           }
         }
       }
@@ -278,9 +278,9 @@ template <class T, class X> class Forward final : public CpuModel {
   void attend(int l, const Tile& tile, const Tile& next) {
     const auto& c = config_;
     const int D = c.head_dim, group = c.n_head / c.n_kv_head, h = tile.head / group;
-    for (int first = 0; first < tile.rows; first += kTileRows) {
-      const int rows = std::min(kTileRows, tile.rows - first);
-      AttentionRow seen[kTileRows];
+    for (int first = 0; first < tile.rows; first += kAttentionRows) {
+      const int rows = std::min(kAttentionRows, tile.rows - first);
+      AttentionRow seen[kAttentionRows];
       for (int r = 0; r < rows; r++) seen[r] = seen_by(l, tile.token + (tile.over_heads ? 0 : r));
       const int64_t at = tile.token * c.n_embd + static_cast<int64_t>(tile.head + first) * D;
       const int64_t stride = tile.over_heads ? D : c.n_embd;

@@ -107,7 +107,7 @@ template <class T> struct AttentionTile {
   T* out;                    // like q
   int64_t out_stride;
   const AttentionRow* seen;  // (rows)
-  int rows;                  // 1..kTileRows
+  int rows;                  // 1..kAttentionRows
   int head_dim;              // D, even
   float scale;
   const void* const* pages;  // page p holds keys 64p..64p+63
@@ -116,7 +116,8 @@ template <class T> struct AttentionTile {
   const void* next;          // what will be read after these keys and values: one row asks for its beginning
 };
 
-constexpr int kTileRows = 6;  // rows of a register tile, and of an attention tile
+constexpr int kTileRows = 6;        // rows of a register tile
+constexpr int kAttentionRows = 12;  // rows of an attention tile: two that read a page after each other
 
 constexpr int value_dim(int head_dim) { return round_up(head_dim, 16); }
 

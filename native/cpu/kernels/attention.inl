@@ -1,12 +1,15 @@
 // out = softmax(scale * q K^T) V over keys first..last       MODEL.md 1: attention(q, k, v), causal, window w(l)
 // q (rows, D) T, pages of 64 keys: K (D, 64) T and V (64, D) T -> out (rows, D) T
-// One call is up to 6 rows (queries and heads of a group) that share a kv head. Pages are visited in ascending order
+// One call is up to 12 rows (queries and heads of a group) that share a kv head, in register tiles of 6 that read a page one after
+// the other: its keys, then its values, are in the first cache for the second. Pages are visited in ascending order
 // with an online softmax; every page starts at a multiple of 64, so a row's arithmetic depends on its position only.
 // Bound: memory of the cache for one row, FMA throughput for six.
 
 // How far ahead of its loads one row asks for keys and values: farther than a product, and into what it reads next, because a
 // page of a head is a short stretch of memory.
 constexpr int kPageAheadBytes = 16384;
+
+constexpr int kAccWidth = 1024 + 16;  // floats from a row of sums to the next: not a page, so that rows do not share their sets of the cache
 
 // scores[r][j] = q[r] . k[j] for all 64 keys of a page. next: what is read after them, when they come from memory
 template <class T, int MR, bool streams = false>
@@ -29,7 +32,7 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
 
 // acc[r][d .. d + NV vectors) += sum over keys [from, to) of p[r][j] * v[j][d]; ahead: what to ask for meanwhile
 template <class T, int MR, int NV, bool streams>
-inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[1024], const T* ahead) {
+inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[kAccWidth], const T* ahead) {
   Vec acc[MR][NV];
   load_rows<MR, NV>(acc_rows, d, acc);
   tile<T, MR, NV, streams>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc,
@@ -38,7 +41,7 @@ inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to
 }
 
 template <class T, int MR, bool streams = false>
-inline void add_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc_rows)[1024], const T* ahead = nullptr) {
+inline void add_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc_rows)[kAccWidth], const T* ahead = nullptr) {
   constexpr int NV = tile_vectors<T>(MR);
   int d = 0;
   // note: one row leaves registers for all of a head of 128, whose values are then one stream
@@ -50,54 +53,65 @@ inline void add_values(const T (*p)[kPage], const T* values, int from, int to, i
 }
 
 // The values of one row, and meanwhile those further on and the beginning of what is read next.
-template <class T> inline void stream_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc)[1024], const T* next) {
+template <class T> inline void stream_values(const T (*p)[kPage], const T* values, int from, int to, int DV, float (*acc)[kAccWidth], const T* next) {
   const int ahead = kPageAheadBytes / static_cast<int>(DV * sizeof(T)) / 2 * 2, middle = std::max(from, to - ahead);
   add_values<T, 1, true>(p, values, from, middle, DV, acc, values + (from + ahead) * DV);
   add_values<T, 1, true>(p, values, middle, to, DV, acc, next);
 }
 
-// A row's softmax so far: the largest score, the sum of exponentials by lane.
+constexpr float kNothing = -1e30f;  // below every score
+
+// A row's softmax so far: what is taken from its scores, and the sum of exponentials by lane.
 struct SoftmaxRow {
-  float largest = -1e30f;  // note: finite, so that the first page's alpha is exp(-1e30) = 0 and never NaN
+  float most = kNothing;
   float sum[16] = {0};
 };
 
-inline float largest_of(const float* x, int count) {
-  Vec m = load(x);
-  for (int i = kLanes; i < count; i += kLanes) m = max(m, load(x + i));
-  return largest_lane(m);
-}
+// How far a score may exceed `most` before everything is scaled anew. note: exponentials of up to e^8 lose nothing, and scaling
+// is a branch that the processor guesses wrong as long as it is taken now and then
+constexpr float kSlack = 8;
 
-// Scales the scores of keys [lo, hi), turns them into exponentials p (0 elsewhere) and updates the row.
+// Turns the scores of keys [lo, hi) into exponentials p (0 elsewhere) and updates the row.
 template <class T>
-inline void softmax_page(float* scores, int lo, int hi, float scale, int DV, SoftmaxRow* row, float* acc, T* p) {
-  const Vec scale_v = broadcast(scale);
-  for (int j = 0; j < kPage; j += kLanes) store(scores + j, mul(load(scores + j), scale_v));
-  for (int j = 0; j < lo; j++) scores[j] = -INFINITY;
-  for (int j = hi; j < kPage; j++) scores[j] = -INFINITY;
-
-  const float largest = std::max(row->largest, largest_of(scores, kPage));
-  if (largest > row->largest) {
-    const Vec alpha = exp_nonpositive(broadcast(row->largest - largest));
-    for (int d = 0; d < DV; d += kLanes) store(acc + d, mul(load(acc + d), alpha));
-    for (int i = 0; i < 16; i += kLanes) store(row->sum + i, mul(load(row->sum + i), alpha));
-    row->largest = largest;
+inline void softmax_page(const float* scores, int lo, int hi, float scale, int DV, SoftmaxRow* row, float* acc, T* p) {
+  constexpr int NV = kPage / kLanes, NS = 16 / kLanes;
+  Vec s[NV], sum[NS];
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) s[v] = mul(load(scores + v * kLanes), broadcast(scale));
+  if (lo > 0 || hi < kPage) {
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) s[v] = keep_lanes(s[v], lo - v * kLanes, hi - v * kLanes, -INFINITY);
   }
-  const Vec largest_v = broadcast(row->largest);
-  for (int j = 0; j < kPage; j += 16) {
-    for (int i = 0; i < 16; i += kLanes) {
-      const Vec e = exp_nonpositive(sub(load(scores + j + i), largest_v));
-      store(scores + j + i, e);
-      store(row->sum + i, add(load(row->sum + i), e));
+  Vec largest = s[0];
+#pragma GCC unroll 16
+  for (int v = 1; v < NV; v++) largest = max(largest, s[v]);
+  const float most = largest_lane(largest);
+#pragma GCC unroll 4
+  for (int i = 0; i < NS; i++) sum[i] = load(row->sum + i * kLanes);
+  if (most > row->most + kSlack) {
+    if (row->most > kNothing) {
+      const Vec alpha = exp(broadcast(row->most - most));
+      for (int d = 0; d < DV; d += kLanes) store(acc + d, mul(load(acc + d), alpha));
+#pragma GCC unroll 4
+      for (int i = 0; i < NS; i++) sum[i] = mul(sum[i], alpha);
     }
+    row->most = most;
   }
-  store_all(scores, kPage, p);
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) {
+    s[v] = exp(sub(s[v], broadcast(row->most)));
+    sum[v % NS] = add(sum[v % NS], s[v]);
+    store_normal(p + v * kLanes, s[v]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < NS; i++) store(row->sum + i * kLanes, sum[i]);
 }
 
 // out (D) = acc over the sum of exponentials
 template <class T> inline void finish_attention(const SoftmaxRow& softmax, float* acc, int D, T* out) {
-  float sum = 0;
-  for (int i = 0; i < 16; i++) sum += softmax.sum[i];
+  Vec sums = load(softmax.sum);
+  for (int i = kLanes; i < 16; i += kLanes) sums = add(sums, load(softmax.sum + i));
+  const float sum = sum_whole_lanes(sums);
   const Vec scale = broadcast(1.0f / sum);
   for (int d = 0; d < value_dim(D); d += kLanes) store(acc + d, mul(load(acc + d), scale));
   store_all(acc, D, out);
@@ -108,7 +122,7 @@ template <class T> void attention_row(const AttentionTile<T>& a) {
   const int D = a.head_dim, DV = value_dim(D);
   alignas(64) float scores[2][kPage];
   alignas(64) T p[1][kPage];
-  alignas(64) float acc[1][1024];  // (1, DV)
+  alignas(64) float acc[1][kAccWidth];  // (1, DV)
   alignas(64) SoftmaxRow softmax;
   std::fill_n(acc[0], DV, 0.0f);
   const int64_t first = a.seen->first / kPage, last = a.seen->last / kPage;
@@ -126,13 +140,26 @@ template <class T> void attention_row(const AttentionTile<T>& a) {
   finish_attention(softmax, acc[0], D, a.out);
 }
 
+// acc[r] += sum over the keys [lo[r], hi[r]) of p[r][j] * v[j], up to kTileRows rows: the keys that all of them see together.
+// note: at the edges each row reads exactly its own keys, so slots that hold nothing yet can hold anything
+template <class T> inline void add_seen_values(const T (*p)[kPage], const T* values, const int* lo, const int* hi, int rows, int DV, float (*acc)[kAccWidth]) {
+  const int from = *std::max_element(lo, lo + rows), to = std::max(from, *std::min_element(hi, hi + rows));
+  for (int r = 0; r < rows; r++) {
+    if (lo[r] < from) add_values<T, 1>(p + r, values, lo[r], std::min(from, hi[r]), DV, acc + r);
+  }
+  if (from < to) with_rows(rows, [&](auto MR) { add_values<T, MR>(p, values, from, to, DV, acc); });
+  for (int r = 0; r < rows; r++) {
+    if (to < hi[r]) add_values<T, 1>(p + r, values, std::max(to, lo[r]), hi[r], DV, acc + r);
+  }
+}
+
 template <class T> void attention_tile(const AttentionTile<T>& a) {
   if (a.rows == 1) return attention_row(a);
   const int D = a.head_dim, DV = value_dim(D), rows = a.rows;
-  alignas(64) float scores[kTileRows][kPage];
-  alignas(64) T p[kTileRows][kPage];
-  alignas(64) float acc[kTileRows][1024];  // (rows, DV)
-  alignas(64) SoftmaxRow softmax[kTileRows];
+  alignas(64) float scores[kAttentionRows][kPage];
+  alignas(64) T p[kAttentionRows][kPage];
+  alignas(64) float acc[kAttentionRows][kAccWidth];  // (rows, DV)
+  alignas(64) SoftmaxRow softmax[kAttentionRows];
   for (int r = 0; r < rows; r++) std::fill_n(acc[r], DV, 0.0f);
 
   const int64_t last_page = a.seen[rows - 1].last / kPage;
@@ -146,27 +173,18 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     const T* keys = base + a.k_offset;
     const T* values = base + a.v_offset;
 
-    with_rows(r1 - r0, [&](auto MR) { page_scores<T, MR>(a.q + r0 * a.q_stride, a.q_stride, keys, D, scores + r0); });
-    int lo[kTileRows], hi[kTileRows];     // the keys of the page that each row sees
-    int all_from = 0, all_to = kPage;      // and that all of them see, in whole steps
+    for (int r = r0; r < r1; r += kTileRows) {
+      with_rows(std::min(kTileRows, r1 - r), [&](auto MR) { page_scores<T, MR>(a.q + r * a.q_stride, a.q_stride, keys, D, scores + r); });
+    }
+    int lo[kAttentionRows], hi[kAttentionRows];  // the keys of the page that each row sees, in whole steps
     for (int r = r0; r < r1; r++) {
       lo[r] = static_cast<int>(std::max<int64_t>(a.seen[r].first - start, 0));
       hi[r] = static_cast<int>(std::min<int64_t>(a.seen[r].last + 1 - start, kPage));
       softmax_page<T>(scores[r], lo[r], hi[r], a.scale, DV, &softmax[r], acc[r], p[r]);
       lo[r] = lo[r] / kStep<T> * kStep<T>;
       hi[r] = round_up(hi[r], kStep<T>);
-      all_from = std::max(all_from, lo[r]);
-      all_to = std::min(all_to, hi[r]);
     }
-    all_to = std::max(all_to, all_from);
-    // note: at the edges each row reads exactly its own keys, so slots that hold nothing yet can hold anything
-    for (int r = r0; r < r1; r++) {
-      if (lo[r] < all_from) add_values<T, 1>(p + r, values, lo[r], std::min(all_from, hi[r]), DV, acc + r);
-    }
-    if (all_from < all_to) with_rows(r1 - r0, [&](auto MR) { add_values<T, MR>(p + r0, values, all_from, all_to, DV, acc + r0); });
-    for (int r = r0; r < r1; r++) {
-      if (all_to < hi[r]) add_values<T, 1>(p + r, values, std::max(all_to, lo[r]), hi[r], DV, acc + r);
-    }
+    for (int r = r0; r < r1; r += kTileRows) add_seen_values<T>(p + r, values, lo + r, hi + r, std::min(kTileRows, r1 - r), DV, acc + r);
   }
 
   for (int r = 0; r < rows; r++) finish_attention(softmax[r], acc[r], D, a.out + r * a.out_stride);
@@ -195,8 +213,10 @@ inline void put_value(const float* v, int D, int DV, int slot, bf16* page) {
   bf16* row = page + static_cast<int64_t>(slot / 2) * DV * 2;
   for (int d = 0; d < DV; d++) {
     // note: the first of a pair clears the second, which is read with weight 0 and must be finite
-    if (slot % 2 == 0) row[2 * d] = rounded[d], row[2 * d + 1] = {};
-    else row[2 * d + 1] = rounded[d];
+    uint32_t pair = 0;
+    if (slot % 2 == 1) std::memcpy(&pair, row + 2 * d, 2);
+    pair |= static_cast<uint32_t>(rounded[d].bits) << slot % 2 * 16;
+    std::memcpy(row + 2 * d, &pair, 4);
   }
 }
 

@@ -1,6 +1,6 @@
 // The vector of float32 that the kernels are written in, for the instruction set of the including file. The kernels
 // need: load, store (to float32, and rounded to bf16 or, from whole numbers of -128..127, int8; a NaN gives any int8), broadcast, fma, add, sub,
-// mul, div, max, min, round_to_int, pow2, zero_below, and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
+// mul, div, max, min, round_to_int, pow2, zero_below, keep_lanes (those of [from, to), another number elsewhere), and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
 // broadcast_quad, dot_quads over Ints that start at start_quads, load_nibbles (two steps of four k), to_floats, load_scales.
 
 // kInt4Codes as int8 weights are stored, q + 128.
@@ -33,6 +33,10 @@ inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec round_to_int(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec pow2(Vec n) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)); }
 inline Vec zero_below(Vec value, Vec x, float least) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(least), _CMP_NLT_UQ), value); }
+inline Vec keep_lanes(Vec value, int from, int to, float other) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_mask_mov_ps(_mm512_set1_ps(other), _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(from)) & _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(to)), value);
+}
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512i bit = _mm512_set1_epi32(static_cast<int>(0x80000000u));
   return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(magnitude), _mm512_and_si512(bit, _mm512_castps_si512(sign))));
@@ -41,6 +45,7 @@ using Pairs = __m512i;
 inline Pairs load_pairs(const bf16* p) { return _mm512_loadu_si512(p); }
 inline Pairs broadcast_pair(const bf16* p) { int bits; std::memcpy(&bits, p, 4); return _mm512_set1_epi32(bits); }
 #if NC_LEVEL == 4
+inline void store_normal(bf16* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a))); }
 inline Vec dot_pairs(Pairs a, Pairs b, Vec c) { return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)); }
 #else
 inline Vec low(Pairs a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
@@ -106,6 +111,11 @@ inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec round_to_int(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec pow2(Vec n) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)); }
 inline Vec zero_below(Vec value, Vec x, float least) { return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(least), _CMP_NLT_UQ), value); }
+inline Vec keep_lanes(Vec value, int from, int to, float other) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i others = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(from), lane), _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(to - 1)));
+  return _mm256_blendv_ps(value, _mm256_set1_ps(other), _mm256_castsi256_ps(others));
+}
 inline Vec copy_sign(Vec magnitude, Vec sign) { return _mm256_or_ps(magnitude, _mm256_and_ps(_mm256_set1_ps(-0.0f), sign)); }
 using Pairs = __m256i;
 inline Pairs load_pairs(const bf16* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
@@ -159,6 +169,11 @@ inline Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
 inline Vec round_to_int(Vec a) { return vrndnq_f32(a); }
 inline Vec pow2(Vec n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)); }
 inline Vec zero_below(Vec value, Vec x, float least) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), vcltq_f32(x, vdupq_n_f32(least)))); }
+inline Vec keep_lanes(Vec value, int from, int to, float other) {
+  const int32_t lanes[4] = {0, 1, 2, 3};
+  const int32x4_t lane = vld1q_s32(lanes);
+  return vbslq_f32(vandq_u32(vcgeq_s32(lane, vdupq_n_s32(from)), vcltq_s32(lane, vdupq_n_s32(to))), value, vdupq_n_f32(other));
+}
 inline Vec copy_sign(Vec magnitude, Vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude); }
 using Pairs = uint32x4_t;
 inline Pairs load_pairs(const bf16* p) { return vreinterpretq_u32_u16(vld1q_u16(&p->bits)); }
@@ -211,6 +226,7 @@ inline Vec pow2(Vec n) {
   });
 }
 inline Vec zero_below(Vec value, Vec x, float least) { return each([&](int i) { return x.v[i] < least ? 0.0f : value.v[i]; }); }
+inline Vec keep_lanes(Vec value, int from, int to, float other) { return each([&](int i) { return from <= i && i < to ? value.v[i] : other; }); }
 inline Vec copy_sign(Vec magnitude, Vec sign) { return each([&](int i) { return std::copysign(magnitude.v[i], sign.v[i]); }); }
 struct Pairs { bf16 v[8]; };
 inline Pairs load_pairs(const bf16* p) { Pairs a; std::memcpy(&a, p, sizeof a); return a; }
@@ -241,8 +257,14 @@ inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
 }
 #endif
 
-// e^x for x <= 0, exactly 0 below -87: 2^n * e^r with |r| <= ln(2) / 2 and the Taylor series of e^r to r^7.
-inline Vec exp_nonpositive(Vec x) {
+// The same as store for numbers that are 0 or not below 2^-126 in magnitude.
+inline void store_normal(float* p, Vec a) { store(p, a); }
+#if NC_LEVEL != 4
+inline void store_normal(bf16* p, Vec a) { store(p, a); }
+#endif
+
+// e^x for x <= 88, exactly 0 below -87: 2^n * e^r with |r| <= ln(2) / 2 and the Taylor series of e^r to r^7.
+inline Vec exp(Vec x) {
   const Vec clamped = max(broadcast(-87.0f), x);  // note: of a NaN and a number, max gives its second argument
   const Vec n = round_to_int(mul(clamped, broadcast(1.44269504f)));
   Vec r = fma(n, broadcast(-0.693359375f), clamped);  // note: ln(2) in two parts, the first is exact in 10 bits
@@ -297,6 +319,6 @@ template <class T> inline void store_all(const float* x, int count, T* out) {
 // tanh(x) = sign(x) * (1 - e) / (1 + e), e = exp(-2|x|)
 inline Vec tanh(Vec x) {
   const Vec magnitude = max(x, sub(broadcast(0.0f), x));
-  const Vec e = exp_nonpositive(mul(magnitude, broadcast(-2.0f)));
+  const Vec e = exp(mul(magnitude, broadcast(-2.0f)));
   return copy_sign(div(sub(broadcast(1.0f), e), add(broadcast(1.0f), e)), x);
 }
