@@ -29,6 +29,7 @@ function loopsOf(section: string, product: RegExp): Loop[] {
 const kernels: [name: string, product: RegExp, inTile: number][] = [
   ['matmul_panel<float>', /vfmadd\w+ps/, 24], ['matmul_panel<nanochat::bf16>', /vdpbf16ps/, 24],
   ['few_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 24], ['few_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 24],
+  ['few_nibble_rows', /vpdpbusd/, 24],
   ['many_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 12], ['many_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 12],
   ['attention_tile<float>', /vfmadd\w+ps/, 24], ['attention_tile<nanochat::bf16>', /vdpbf16ps/, 24]
 ]

@@ -24,8 +24,8 @@ inline void page_scores(const T* q, int64_t q_stride, const T* keys, int D, floa
       for (int v = 0; v < NV; v++) acc[r][v] = broadcast(0.0f);
     }
     const T* w = keys + key * kStep<T>;
-    tile<T, MR, NV, streams>(q, q_stride, w, kPage * kStep<T>, middle, acc, w + (D - middle) * kPage);
-    if (streams) tile<T, MR, NV, true>(q + middle, q_stride, w + middle * kPage, kPage * kStep<T>, D - middle, acc, next + key * kStep<T>);
+    tile<T, MR, NV, streams ? Asks::all : Asks::nothing>(q, q_stride, w, kPage * kStep<T>, middle, acc, w + (D - middle) * kPage);
+    if (streams) tile<T, MR, NV, Asks::all>(q + middle, q_stride, w + middle * kPage, kPage * kStep<T>, D - middle, acc, next + key * kStep<T>);
     store_rows<MR, NV>(acc, key, scores);
   }
 }
@@ -35,7 +35,7 @@ template <class T, int MR, int NV, bool streams>
 inline void add_values_at(const T (*p)[kPage], const T* values, int from, int to, int DV, int d, float (*acc_rows)[kAccWidth], const T* ahead) {
   Vec acc[MR][NV];
   load_rows<MR, NV>(acc_rows, d, acc);
-  tile<T, MR, NV, streams>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc,
+  tile<T, MR, NV, streams ? Asks::all : Asks::nothing>(p[0] + from, kPage, values + (static_cast<int64_t>(from) * DV + d * kStep<T>), static_cast<int64_t>(DV) * kStep<T>, to - from, acc,
                            ahead + d * kStep<T>);
   store_rows<MR, NV>(acc, d, acc_rows);
 }

@@ -35,32 +35,39 @@ template <class T> inline void write_rounded_row(const float* products, int outp
   std::copy_n(all, outputs, y);
 }
 
-// acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. streams: these are the first rows to read the panel, and ask for it
-template <class T, int MR, bool streams>
-inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, float (*acc)[kPanel], int64_t ahead_bytes = 0) {
+// acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. ahead: bytes from what is read to what is asked for
+template <class T, int MR, Asks asks>
+inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, float (*acc)[kPanel], int64_t ahead = 0) {
   constexpr int NV = tile_vectors<T>(MR);
   for (int output = 0; output < kPanel; output += NV * kLanes) {
     Vec sums[MR][NV];
-    load_rows<MR, NV>(acc, output, sums);
+    load_rows<MR, NV>(acc + row, output, sums);
     const T* w = a.w + from * kPanel + output * kStep<T>;
-    tile<T, MR, NV, streams>(a.x + row * a.x_stride + from, a.x_stride, w, kPanel * kStep<T>, to - from, sums, w + ahead_bytes / static_cast<int64_t>(sizeof(T)));
-    store_rows<MR, NV>(sums, output, acc);
+    tile<T, MR, NV, asks>(a.x + row * a.x_stride + from, a.x_stride, w, kPanel * kStep<T>, to - from, sums, w + ahead / static_cast<int64_t>(sizeof(T)));
+    store_rows<MR, NV>(sums, output, acc + row);
   }
 }
 
 // Elements of k that all rows go through before the next: 16 KB of a panel, which stay in the first cache meanwhile.
-template <class T> constexpr int kBlock = 16384 / (kPanel * static_cast<int>(sizeof(T)));
+constexpr int kBlockBytes = 16384;
+template <class T> constexpr int kBlock = kBlockBytes / (kPanel * static_cast<int>(sizeof(T)));
 
 template <class T> void matmul_panel(const MatmulPanel<T>& a) {
   alignas(64) float acc[kRowBlock][kPanel];
   std::fill_n(acc[0], a.rows * kPanel, 0.0f);
-  const int block = a.rows <= kTileRows ? a.k : kBlock<T>;
+  const int first = first_rows(a.rows), second = std::min(first, a.rows - first);
+  const int block = second == 0 ? a.k : kBlock<T>;
   for (int from = 0; from < a.k; from += block) {
     const int to = std::min(a.k, from + block);
-    if (a.rows == 1 && a.ahead_bytes == 0) add_products<T, 1, false>(a, 0, from, to, acc);
-    else with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_products<T, MR, true>(a, 0, from, to, acc, MR == 1 ? a.ahead_bytes : kAheadBytes); });
-    for (int row = kTileRows; row < a.rows; row += kTileRows) {
-      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_products<T, MR, false>(a, row, from, to, acc + row); });
+    if (a.rows == 1 && a.ahead_bytes == 0) add_products<T, 1, Asks::nothing>(a, 0, from, to, acc);
+    else if (second == 0) with_rows(first, [&](auto MR) { add_products<T, MR, Asks::all>(a, 0, from, to, acc, MR == 1 ? a.ahead_bytes : kAheadBytes); });
+    else {
+      constexpr int ahead = kHalves ? kBlockBytes : kAheadBytes;  // note: a block; nearer, the second tile would ask for what the first has read
+      with_rows(first, [&](auto MR) { add_products<T, MR, kFirstAsks>(a, 0, from, to, acc, ahead); });
+      with_rows(second, [&](auto MR) { add_products<T, MR, kSecondAsks>(a, first, from, to, acc, ahead + kHalfStep); });
+      for (int row = first + second; row < a.rows; row += kTileRows) {
+        with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_products<T, MR, Asks::nothing>(a, row, from, to, acc); });
+      }
     }
   }
   for (int r = 0; r < a.rows; r++) {

@@ -45,6 +45,7 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
 
 constexpr int kScaleBytes = kPanel * sizeof(bf16);
 constexpr int kInt8AheadBytes = 6144;  // note: measured; bytes of int8 pass faster than pairs of bf16 and slower than half bytes
+constexpr int kInt8HalfAheadBytes = kHalves ? 3 * static_cast<int>(group_bytes(WeightFormat::int8)) : kInt8AheadBytes;  // where two tiles ask for a half each
 
 // Vectors of sums per tile: as many as the registers hold beside MR rows of them.
 constexpr int quad_vectors(int MR) {
@@ -113,9 +114,9 @@ inline void quad_step(const int8_t* x, int64_t x_stride, const Quads (&w)[NV], I
 #define NC_NOINLINE
 #endif
 
-// One group of MR rows, its codes as bytes (group / 4, 64, 4). streams: these are the first rows to read them.
-template <int MR, bool streams>
-inline void add_group(const QuantizedRows& x, const bf16* scales, const uint8_t* codes, float (*acc)[kPanel]) {
+// One group of MR rows, its codes as bytes (group / 4, 64, 4). ahead: bytes from what is read to what is asked for
+template <int MR, Asks asks>
+inline void add_group(const QuantizedRows& x, const bf16* scales, const uint8_t* codes, float (*acc)[kPanel], int64_t ahead = 0) {
   constexpr int NV = quad_vectors(MR);
   const int64_t x_groups_stride = x.groups_stride;
   for (int output = 0; output < kPanel; output += NV * kLanes) {
@@ -123,7 +124,7 @@ inline void add_group(const QuantizedRows& x, const bf16* scales, const uint8_t*
     start_sums<MR, NV>(x.groups, x_groups_stride, sum);
     for (int k = 0; k < x.group; k += 4) {
       const uint8_t* at = codes + k * kPanel + output * 4;
-      if (streams) prefetch<NV * kLanes * 4>(at + kInt8AheadBytes);
+      ask<NV, asks>(at + ahead);
       Quads w[NV];
 #pragma GCC unroll 16
       for (int v = 0; v < NV; v++) w[v] = load_quads(at + v * kLanes * 4);
@@ -142,7 +143,7 @@ struct GroupBlock {
 };
 
 // All groups of a block. The sums of the groups before stay in registers: storing a vector takes the place of two products.
-template <int MR, bool streams>
+template <int MR, Asks asks>
 NC_INLINE void add_block(const QuantizedRows& x, const GroupBlock& w, float (*acc_rows)[kPanel]) {
   constexpr int NV = block_vectors(MR);
   for (int output = 0; output < kPanel; output += NV * kLanes) {
@@ -154,7 +155,7 @@ NC_INLINE void add_block(const QuantizedRows& x, const GroupBlock& w, float (*ac
       Ints sum[MR][NV];
       start_sums<MR, NV>(x_groups, x.groups_stride, sum);
       for (int k = 0; k < x.group; k += 4, at += kPanel * 4) {
-        if (streams) prefetch<NV * kLanes * 4>(at + kInt8AheadBytes);
+        ask<NV, asks>(at + kInt8AheadBytes);
         Quads wv[NV];
 #pragma GCC unroll 16
         for (int v = 0; v < NV; v++) wv[v] = load_quads(at + v * kLanes * 4);
@@ -225,8 +226,10 @@ inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel])
 constexpr int kFewRows = NC_LEVEL == 4 ? 2 * kTileRows : kRowBlock, kBlockGroups = 2;
 
 template <WeightFormat format> NC_NOINLINE void few_rows(const QuantizedPanel& a) {
+  constexpr bool in_memory = format == WeightFormat::int8;  // and not unpacked, asked for meanwhile
   alignas(64) float acc[kRowBlock][kPanel];
   std::fill_n(acc[0], a.rows * kPanel, 0.0f);
+  const int first = first_rows(a.rows), second = std::min(first, a.rows - first);
   for (int64_t g = 0; g < a.groups; g++) {
     const uint8_t* group = a.w + g * group_bytes(format);
     const bf16* scales = reinterpret_cast<const bf16*>(group);
@@ -241,13 +244,67 @@ template <WeightFormat format> NC_NOINLINE void few_rows(const QuantizedPanel& a
       unpack_nibbles(codes, a.x.group, bytes);
       codes = bytes;
     }
-    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_group<MR, format == WeightFormat::int8>(x, scales, codes, acc); });
-    for (int row = kTileRows; row < a.rows; row += kTileRows) {
-      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_group<MR, false>(x.at(row, 0), scales, codes, acc + row); });
+    if (second == 0) {
+      with_rows(first, [&](auto MR) { add_group<MR, in_memory ? Asks::all : Asks::nothing>(x, scales, codes, acc, kInt8AheadBytes); });
+      continue;
+    }
+    with_rows(first, [&](auto MR) { add_group<MR, in_memory ? kFirstAsks : Asks::nothing>(x, scales, codes, acc, kInt8HalfAheadBytes); });
+    with_rows(second, [&](auto MR) { add_group<MR, in_memory ? kSecondAsks : Asks::nothing>(x.at(first, 0), scales, codes, acc + first, kInt8HalfAheadBytes + kHalfStep); });
+    for (int row = first + second; row < a.rows; row += kTileRows) {
+      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_group<MR, Asks::nothing>(x.at(row, 0), scales, codes, acc + row); });
     }
   }
   write_quantized_panel(a, acc);
 }
+
+#if NC_LEVEL == 4
+// Several rows of int4: one vector of outputs at a time goes through a block of groups, for all rows, so that neither its codes as
+// bytes nor the sums of the groups before are stored. note: a block and what is asked for, one block ahead, fit the first cache
+constexpr int kNibbleRows = 4, kNibbleGroups = 10;  // note: measured; fewer rows wait for the memory, which is fastest when read as it lies
+
+template <int MR> NC_INLINE void add_nibble_block(const QuantizedRows& x, const uint8_t* block, int groups, float (*acc_rows)[kPanel]) {
+  constexpr int64_t stride = group_bytes(WeightFormat::int4), ahead = kNibbleGroups * stride;
+  for (int output = 0; output < kPanel; output += kLanes) {
+    Vec acc[MR];
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; r++) acc[r] = load(acc_rows[r] + output);
+    for (int g = 0; g < groups; g++) {
+      const uint8_t* group = block + g * stride;
+      const int8_t* values = x.values + g * x.group;
+      const ActivationGroup* x_groups = x.groups + g;
+      Ints sum[MR];
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) sum[r] = start_quads(x_groups[r * x.groups_stride].offset);
+      prefetch<1>(group + output * 2 + ahead);
+      for (int k = 0; k < group_size(WeightFormat::int4); k += 8) {
+        const uint8_t* at = group + kScaleBytes + k / 2 * kPanel + output * 4;
+        prefetch<1>(at + ahead);
+        Quads first, second;
+        load_nibbles(at, &first, &second);
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; r++) sum[r] = dot_quads(sum[r], first, broadcast_quad(values + r * x.stride + k));
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; r++) sum[r] = dot_quads(sum[r], second, broadcast_quad(values + r * x.stride + k + 4));
+      }
+      const Vec w_scale = load_scales(reinterpret_cast<const bf16*>(group) + output);
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) acc[r] = fma(to_floats(sum[r]), mul(w_scale, broadcast(x_groups[r * x.groups_stride].scale)), acc[r]);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; r++) store(acc_rows[r] + output, acc[r]);
+  }
+}
+
+NC_NOINLINE void few_nibble_rows(const QuantizedPanel& a) {
+  alignas(64) float acc[kFewRows][kPanel];
+  std::fill_n(acc[0], a.rows * kPanel, 0.0f);
+  for (int64_t g = 0; g < a.groups; g += kNibbleGroups) {
+    const int groups = static_cast<int>(std::min<int64_t>(kNibbleGroups, a.groups - g));
+    with_rows<kFewRows>(a.rows, [&](auto MR) { add_nibble_block<MR>(a.x.at(0, g * a.x.group), a.w + g * group_bytes(WeightFormat::int4), groups, acc); });
+  }
+  write_quantized_panel(a, acc);
+}
+#endif
 
 template <WeightFormat format> NC_NOINLINE void many_rows(const QuantizedPanel& a) {
   alignas(64) float acc[kRowBlock][kPanel];
@@ -264,9 +321,9 @@ template <WeightFormat format> NC_NOINLINE void many_rows(const QuantizedPanel& 
       w.codes = bytes[0];
       w.codes_stride = sizeof bytes[0];
     }
-    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_block<MR, format == WeightFormat::int8>(x, w, acc); });
+    with_rows(std::min(kTileRows, a.rows), [&](auto MR) { add_block<MR, format == WeightFormat::int8 ? Asks::all : Asks::nothing>(x, w, acc); });
     for (int row = kTileRows; row < a.rows; row += kTileRows) {
-      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_block<MR, false>(x.at(row, 0), w, acc + row); });
+      with_rows(std::min(kTileRows, a.rows - row), [&](auto MR) { add_block<MR, Asks::nothing>(x.at(row, 0), w, acc + row); });
     }
   }
   write_quantized_panel(a, acc);
@@ -276,6 +333,9 @@ template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
   if constexpr (kFewRows < kRowBlock) {
     if (a.rows > kFewRows) return many_rows<format>(a);
   }
+#if NC_LEVEL == 4
+  if (format == WeightFormat::int4 && a.rows >= kNibbleRows) return few_nibble_rows(a);
+#endif
   few_rows<format>(a);
 }
 

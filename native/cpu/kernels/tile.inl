@@ -39,14 +39,25 @@ template <int bytes> inline void prefetch(const void* from) {
 #endif
 }
 
-// x (MR, k) rows x_stride apart; w: steps w_stride elements apart. ahead: where the data that follows lies, or null.
-template <class T, int MR, int NV, bool streams = false>
+// What a tile asks for at each of its steps: nothing, as much as it reads, or half of it, because the next tile of the same data asks
+// for the other half: so the memory has something to do while either computes.
+enum class Asks { nothing, half, all };
+
+// Of more rows than one tile takes, what the first and the second tile ask for; the second's half lies kHalfStep bytes further on.
+constexpr bool kHalves = kLanes == 16;  // note: shorter steps have no two halves of whole lines
+constexpr Asks kFirstAsks = kHalves ? Asks::half : Asks::all, kSecondAsks = kHalves ? Asks::half : Asks::nothing;
+constexpr int kHalfStep = 128;
+
+template <int NV, Asks asks> inline void ask(const void* ahead) {
+  if constexpr (asks != Asks::nothing) prefetch<NV * kLanes * 4 / (asks == Asks::half ? 2 : 1)>(ahead);
+}
+
+// x (MR, k) rows x_stride apart; w: steps w_stride elements apart. ahead: where the data to ask for lies, or null.
+template <class T, int MR, int NV, Asks asks = Asks::nothing>
 inline void tile(const T* x, int64_t x_stride, const T* w, int64_t w_stride, int k, Vec (&acc)[MR][NV], const T* ahead = nullptr) {
   for (int i = 0; i < k; i += kStep<T>) {
-    if constexpr (streams) {
-      prefetch<NV * kLanes * 4>(ahead);
-      ahead += w_stride;
-    }
+    ask<NV, asks>(ahead);
+    if (asks != Asks::nothing) ahead += w_stride;
     tile_step<MR, NV>(x + i, x_stride, w, acc);
     w += w_stride;
   }
@@ -63,17 +74,16 @@ template <class T> constexpr int tile_vectors(int MR) {
 #endif
 }
 
-// Calls f with the number of rows as a constant.
-template <class F> inline void with_rows(int rows, F f) {
-  switch (rows) {
-    case 1: f(std::integral_constant<int, 1>()); break;
-    case 2: f(std::integral_constant<int, 2>()); break;
-    case 3: f(std::integral_constant<int, 3>()); break;
-    case 4: f(std::integral_constant<int, 4>()); break;
-    case 5: f(std::integral_constant<int, 5>()); break;
-    case 6: f(std::integral_constant<int, 6>()); break;
+// Calls f with the number of rows, 1..most, as a constant.
+template <int most = kTileRows, class F> inline void with_rows(int rows, F f) {
+  if constexpr (most > 1) {
+    if (rows < most) return with_rows<most - 1>(rows, f);
   }
+  f(std::integral_constant<int, most>());
 }
+
+// Of the rows of a product, those that the first tile takes: half of two tiles that each ask for half, or as many as it can.
+inline int first_rows(int rows) { return kHalves && rows > kTileRows && rows <= 2 * kTileRows ? (rows + 1) / 2 : std::min(rows, kTileRows); }
 
 // acc = rows[r][at ..], NV vectors of each row
 template <int MR, int NV, int width> inline void load_rows(const float (*rows)[width], int at, Vec (&acc)[MR][NV]) {
