@@ -111,7 +111,7 @@ inline void softmax_page(const float* scores, int lo, int hi, float scale, int D
 template <class T> inline void finish_attention(const SoftmaxRow& softmax, float* acc, int D, T* out) {
   Vec sums = load(softmax.sum);
   for (int i = kLanes; i < 16; i += kLanes) sums = add(sums, load(softmax.sum + i));
-  const float sum = sum_whole_lanes(sums);
+  const float sum = sum_lanes(sums);
   const Vec scale = broadcast(1.0f / sum);
   for (int d = 0; d < value_dim(D); d += kLanes) store(acc + d, mul(load(acc + d), scale));
   store_all(acc, D, out);

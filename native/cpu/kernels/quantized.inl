@@ -23,7 +23,7 @@ template <int G> inline void quantize_group(const float* x, int8_t* values, Acti
     store(values + i * kLanes, rounded);
     sum = add(sum, rounded);
   }
-  const float total = sum_whole_lanes(sum);  // a NaN when an element is not finite: then so is what the group adds to a product
+  const float total = sum_lanes(sum);  // a NaN when an element is not finite: then so is what the group adds to a product
   *group = {total == total ? most / 127.0f : total, total == total ? -128 * static_cast<int32_t>(total) : 0};
 }
 
