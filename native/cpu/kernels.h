@@ -116,8 +116,7 @@ template <class T> struct AttentionTile {
   const void* next;          // what will be read after these keys and values: one row asks for its beginning
 };
 
-constexpr int kTileRows = 6;        // rows of a register tile
-constexpr int kAttentionRows = 12;  // rows of an attention tile: two that read a page after each other
+constexpr int kAttentionRows = 12;  // rows of an attention tile
 
 constexpr int value_dim(int head_dim) { return round_up(head_dim, 16); }
 

@@ -2,6 +2,8 @@
 // ascending k per accumulator. Matrix products, attention scores and attention outputs differ in what x and w are.
 // Bound: FMA throughput with 6 rows, memory or load bandwidth with 1.
 
+constexpr int kTileRows = NC_LEVEL == 0 ? 3 : 6;  // note: every size of a tile is code of its own, and g++ keeps no more rows of plain numbers in registers
+
 // One step of the chains of a tile of MR rows and NV vectors.
 template <int MR, int NV>
 inline void tile_step(const float* x, int64_t x_stride, const float* w, Vec (&acc)[MR][NV]) {
