@@ -53,7 +53,9 @@ rows('each has a time, a rate, a share of what bounds it and an error', async ()
     const name = `${row.kernel} ${row.shape}`
     assert.ok(row.us > 0 && row.spread[0] <= row.us && row.us <= row.spread[1], `${name}: ${row.spread[0]} ${row.us} ${row.spread[1]}`)
     assert.is(row.samples, 3)
-    assert.is(row.bound, row.kernel === 'appendKvCache' ? 'cache' : row.rows === 512 ? 'compute' : 'memory', name)
+    // note: 8 rows wait for the memory of one machine and for the multiply-adds of another
+    const bounds = row.kernel === 'appendKvCache' ? ['cache'] : row.rows === 512 ? ['compute'] : row.rows === 8 ? ['memory', 'compute'] : ['memory']
+    assert.ok(bounds.includes(row.bound), `${name}: ${row.bound}`)
     assert.is(row.gbPerSecond === undefined, row.bound === 'compute', name)
     assert.is(row.gflopsPerSecond === undefined, row.bound !== 'compute', name)
     // note: a shared machine's memory has been seen at twice its speed a second later
