@@ -25,31 +25,41 @@ function loopsOf(section: string, product: RegExp): Loop[] {
     .filter(({ products, instructions }) => products > 0 && !instructions.some((line) => /vdivps/.test(line)))   // note: a softcap's tanh has multiply-adds too
 }
 
-// A tile of 6 rows and 4 vectors, or 2 beside as many sums of earlier groups.
-const kernels: [name: string, product: RegExp, inTile: number][] = [
-  ['matmul_panel<float>', /vfmadd\w+ps/, 24], ['matmul_panel<nanochat::bf16>', /vdpbf16ps/, 24],
-  ['few_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 24], ['few_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 24],
-  ['few_nibble_rows', /vpdpbusd/, 24],
-  ['many_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 12], ['many_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 12],
-  ['attention_tile<float>', /vfmadd\w+ps/, 24], ['attention_tile<nanochat::bf16>', /vdpbf16ps/, 24]
+// What a tile has: with AVX-512 6 rows and 4 vectors, or 2 beside as many sums of earlier groups; with AVX2 6 rows and 2 vectors, 4 rows and two
+// times 2 of pairs, 4 rows and 2 of codes.
+const kernels: [isa: string, register: RegExp, loops: [name: string, product: RegExp, inTile: number][]][] = [
+  ['avx512bf16', /zmm/, [
+    ['matmul_panel<float>', /vfmadd\w+ps/, 24], ['matmul_panel<nanochat::bf16>', /vdpbf16ps/, 24],
+    ['few_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 24], ['few_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 24],
+    ['few_nibble_rows', /vpdpbusd/, 24],
+    ['many_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 12], ['many_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 12],
+    ['attention_tile<float>', /vfmadd\w+ps/, 24], ['attention_tile<nanochat::bf16>', /vdpbf16ps/, 24]
+  ]],
+  ['avx2', /ymm/, [
+    ['matmul_panel<float>', /vfmadd\w+ps/, 12], ['matmul_panel<nanochat::bf16>', /vfmadd\w+ps/, 16],
+    ['matmul_quantized<(nanochat::WeightFormat)0>', /vpmaddwd/, 8], ['matmul_quantized<(nanochat::WeightFormat)1>', /vpmaddwd/, 8],
+    ['attention_tile<float>', /vfmadd\w+ps/, 12], ['attention_tile<nanochat::bf16>', /vfmadd\w+ps/, 16]
+  ]]
 ]
 const test = suite('hot loops')
 const disassembled = disassemble()
 
-for (const [name, product, inTile] of kernels) {
-  if ('reason' in disassembled) {
-    console.log(`SKIP hot loops: ${disassembled.reason}`)
-    test.skip(name, () => {})
-    continue
-  }
-  test(`${name}: no vector on the stack`, () => {
-    const loops = innermostLoops(disassembled.listing, `nanochat::avx512bf16::(anonymous namespace)::${name}`, product)
-    assert.ok(loops.some(({ products }) => products === inTile), `a tile of ${inTile} among ${loops.map(({ products }) => products)}`)
-    for (const { instructions } of loops) {
-      const onStack = instructions.filter((line) => /zmm/.test(line) && /\(%r[sb]p/.test(line))
-      assert.is(onStack.join('\n'), '', `${onStack.length} in a loop of ${instructions.length} instructions`)
+for (const [isa, register, loopsOfKernels] of kernels) {
+  for (const [name, product, inTile] of loopsOfKernels) {
+    if ('reason' in disassembled) {
+      console.log(`SKIP hot loops: ${disassembled.reason}`)
+      test.skip(name, () => {})
+      continue
     }
-  })
+    test(`${isa} ${name}: no vector on the stack`, () => {
+      const loops = innermostLoops(disassembled.listing, `nanochat::${isa}::(anonymous namespace)::${name}`, product)
+      assert.ok(loops.some(({ products }) => products === inTile), `a tile of ${inTile} among ${loops.map(({ products }) => products)}`)
+      for (const { instructions } of loops) {
+        const onStack = instructions.filter((line) => register.test(line) && /\(%r[sb]p/.test(line))
+        assert.is(onStack.join('\n'), '', `${onStack.length} in a loop of ${instructions.length} instructions`)
+      }
+    })
+  }
 }
 
 test.run()

@@ -42,13 +42,16 @@ template <class T> Buffer pad_rows(const T* x, int64_t rows, int k) {
   return padded;
 }
 
-// Calls f for every panel and block of rows with the part of a panel's arguments that all types share.
-template <class A, class F> void each_panel(const PackedMatrix& w, int64_t rows, Epilogue epilogue, float cap, const F& f) {
-  for (int64_t panel = 0; panel < w.panels(); panel++) {
+// Calls f for all panels, as many at once as the kernels take, and blocks of rows, with the part of the arguments that all types share.
+template <class A, class F> void each_panel(const Kernels& kernels, const PackedMatrix& w, int64_t rows, Epilogue epilogue, float cap, const F& f) {
+  const int64_t at_once = rows > kStreamRows ? 1 : kernels.streams;
+  for (int64_t panel = 0; panel < w.panels(); panel += at_once) {
+    const int64_t end = std::min<int64_t>(panel + at_once, w.panels());
     for (int64_t row = 0; row < rows; row += kRowBlock) {
       A a{};
       a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
-      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
+      a.panels = static_cast<int>(end - panel);
+      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - (end - 1) * kPanel));
       a.epilogue = epilogue;
       a.cap = cap;
       f(a, panel, row);
@@ -68,7 +71,7 @@ template <class T> Napi::Value matmul_of(Arguments& args, const Kernels& kernels
     x = padded.template as<T>();
   }
   return timed(args.env(), repeat, [&] {
-    each_panel<MatmulPanel<T>>(w, rows, epilogue, cap, [&](MatmulPanel<T>& a, int64_t panel, int64_t row) {
+    each_panel<MatmulPanel<T>>(kernels, w, rows, epilogue, cap, [&](MatmulPanel<T>& a, int64_t panel, int64_t row) {
       a.x = x + row * k;
       a.x_stride = k;
       a.w = reinterpret_cast<const T*>(w.panel(panel));
@@ -100,7 +103,7 @@ Napi::Value matmul_quantized(Arguments& args, const Kernels& kernels, int64_t re
   OwnedRows inputs(rows, w.k, group), hidden(rows, epilogue == Epilogue::relu2 ? w.outputs : kPanel, group);
   for (int64_t r = 0; r < rows; r++) kernels.quantized.quantize(x + r * w.k, w.k, inputs.view.at(r, 0));
   const Napi::Value nanoseconds = timed(args.env(), repeat, [&] {
-    each_panel<QuantizedPanel>(w, rows, epilogue, cap, [&](QuantizedPanel& a, int64_t panel, int64_t row) {
+    each_panel<QuantizedPanel>(kernels, w, rows, epilogue, cap, [&](QuantizedPanel& a, int64_t panel, int64_t row) {
       a.x = inputs.view.at(row, 0);
       a.w = w.panel(panel);
       a.groups = groups_of(w.format(), w.k);

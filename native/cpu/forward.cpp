@@ -368,14 +368,18 @@ template <class T, class X> class Forward final : public CpuModel {
   }
 
   // Tasks of panels and blocks of rows; set_output says where the results go. note: few rows wait for the memory, which is
-  // fastest when a thread reads far at a stretch, as the pool's shares let it.
+  // fastest when a thread reads far at a stretch, as the pool's shares let it, and where kernels take several panels at once, with
+  // as many of them as leaves all threads the same.
   template <class F> void each_panel(const PackedMatrix& w, const Rows& x, int64_t rows, const F& set_output) {
-    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-    pool_->run(w.panels() * blocks, [&](int64_t piece) {
-      const int64_t panel = piece / blocks, row = piece % blocks * kRowBlock;
+    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock, all = w.panels();
+    const int64_t pieces = rows > kStreamRows ? all : std::min(all, shares(all, pool_->threads(), kernels_->streams));
+    pool_->run(pieces * blocks, [&](int64_t task) {
+      const int64_t piece = task / blocks, row = task % blocks * kRowBlock;
+      const int64_t panel = all * piece / pieces, end = all * (piece + 1) / pieces;
       typename std::conditional<kQuantized, QuantizedPanel, MatmulPanel<T>>::type a{};
       a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
-      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - panel * kPanel));
+      a.panels = static_cast<int>(end - panel);
+      a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - (end - 1) * kPanel));
       set_output(a, panel, row);
       if constexpr (kQuantized) {
         a.x = x.at(row, 0);
@@ -391,6 +395,12 @@ template <class T, class X> class Forward final : public CpuModel {
         k_.matmul_panel(a);
       }
     });
+  }
+
+  // Pieces of at most `most` of `all` things, as many for each thread.
+  static int64_t shares(int64_t all, int64_t threads, int64_t most) {
+    const int64_t of_thread = (all + threads - 1) / threads;
+    return (of_thread + most - 1) / most * threads;
   }
 
   // f(0) .. f(count - 1), on all threads when there is enough work (in elements) to share.

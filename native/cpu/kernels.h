@@ -11,8 +11,9 @@
 namespace nanochat {
 
 constexpr int kPanel = 64;  // outputs whose weights are packed together: 4 AVX-512 vectors
-constexpr int kRowBlock = 48;  // rows of a product that one call takes at most
-constexpr int kPage = 64;   // keys in one page of the KV cache
+constexpr int kRowBlock = 48;    // rows of a product that one call takes at most
+constexpr int kStreamRows = 12;  // and where it takes several panels (Kernels::streams)
+constexpr int kPage = 64;        // keys in one page of the KV cache
 
 // How far ahead of its loads a kernel that streams from memory asks for its data: enough to cover the memory's latency at
 // its full speed, and little enough to stay in the first cache until it is used.
@@ -34,7 +35,7 @@ enum class Epilogue {
   softcap,  // y = cap * tanh(v / cap)               float
 };
 
-// y[r][n] = epilogue(sum_k x[r][k] * w[n][k]) for one panel of outputs n
+// y[r][n] = epilogue(sum_k x[r][k] * w[n][k]) for the outputs n of one panel, or of several that follow each other in w and in y
 template <class T> struct MatmulPanel {
   const T* x;        // (rows, k), rows x_stride elements apart; k is a multiple of the step
   int64_t x_stride;
@@ -42,10 +43,11 @@ template <class T> struct MatmulPanel {
   void* y;           // (rows, outputs) at this panel's first output, rows y_stride elements apart
   int64_t y_stride;
   int rows, k;
-  int outputs;       // 1..64 real ones in this panel
+  int outputs;       // 1..64 real ones in the last panel; the others have 64
   Epilogue epilogue;
   float cap;
   int ahead_bytes;   // how far ahead of its loads one row asks for the panel, and what lies behind it; 0: leaves that to the processor
+  int panels;        // 1..Kernels::streams; 1 where there are more than kStreamRows rows
 };
 
 // Weights of few bits. A panel is a sequence of groups along k, each with one scale for each of its 64 outputs; weight =
@@ -93,6 +95,7 @@ struct QuantizedPanel {
   int outputs;
   Epilogue epilogue;
   float cap;
+  int panels;            // as in MatmulPanel; they follow each other in hidden too
 };
 
 // One query head at one position. It sees keys first..last (inclusive, absolute positions).
@@ -156,6 +159,7 @@ struct ProbeKernels {
 
 struct Kernels {
   const char* isa;
+  int streams;  // panels that one call of a product takes at most: of a core that reads several places faster than one, more than 1
   KernelsOf<float> f32;
   KernelsOf<bf16> b16;
   QuantizedKernels quantized;

@@ -10,6 +10,7 @@ template <class T> static KernelsOf<T> kernels_of() {
 static Kernels make_kernels() {
   Kernels kernels = {};  // note: there are no loops at the machine's limits to measure
   kernels.isa = "reference";
+  kernels.streams = 1;
   kernels.f32 = kernels_of<float>();
   kernels.b16 = kernels_of<bf16>();
   kernels.quantized = {quantize, matmul_quantized<WeightFormat::int8>, matmul_quantized<WeightFormat::int4>};

@@ -12,6 +12,10 @@ namespace {
 
 #include "cpu/kernels/quantized.inl"
 
+#if NC_LEVEL == 2
+#include "cpu/kernels/streams.inl"
+#endif
+
 #include "cpu/kernels/attention.inl"
 
 #include "cpu/kernels/norm.inl"
@@ -28,6 +32,7 @@ namespace {
 extern const Kernels kernels;
 const Kernels kernels = {
     NC_STRING(NC_ISA),
+    kStreams,
     {matmul_panel<float>, attention_tile<float>, rms_norm<float>, append_kv<float>, gated_value<float>, convert<float>},
     {matmul_panel<bf16>, attention_tile<bf16>, rms_norm<bf16>, append_kv<bf16>, gated_value<bf16>, convert<bf16>},
     {quantize, matmul_quantized<WeightFormat::int8>, matmul_quantized<WeightFormat::int4>},

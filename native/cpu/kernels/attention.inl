@@ -117,6 +117,50 @@ template <class T> inline void finish_attention(const SoftmaxRow& softmax, float
   store_all(acc, D, out);
 }
 
+#if NC_LEVEL == 2
+// One row. The keys of two pages and the values of the pages before take turns, as panels do (streams.inl): a page's values, and
+// meanwhile half of what the scores of the next two pages need.
+constexpr int kTurns = 16;  // of a page
+
+template <class T> void attention_row(const AttentionTile<T>& a) {
+  constexpr int NV = kPage / kLanes;
+  const int D = a.head_dim, DV = value_dim(D);
+  alignas(64) float scores[4][kPage];
+  alignas(64) T p[1][kPage];
+  alignas(64) float acc[1][kAccWidth];  // (1, DV)
+  alignas(64) SoftmaxRow softmax;
+  std::fill_n(acc[0], DV, 0.0f);
+  const int64_t first = a.seen->first / kPage, last = a.seen->last / kPage;
+  const auto part = [&](int64_t page, int64_t offset) { return static_cast<const T*>(a.pages[page]) + offset; };
+  const auto turn = [](int count, int i) { return count * i / kTurns / kStep<T> * kStep<T>; };
+
+  // scores of `page` and the next += the products of elements from..to of q and k
+  const auto add_scores = [&](int64_t page, int from, int to) {
+    for (int64_t end = std::min(page + 1, last); page <= end; page++) {
+      Vec sums[1][NV];
+      for (int v = 0; v < NV; v++) sums[0][v] = from == 0 ? broadcast(0.0f) : load(scores[page % 4] + v * kLanes);
+      tile<T, 1, NV>(a.q + from, 0, part(page, a.k_offset) + from * kPage, kPage * kStep<T>, to - from, sums);
+      store_rows<1, NV>(sums, 0, scores + page % 4);
+    }
+  };
+
+  for (int i = 0; i < kTurns; i++) add_scores(first, turn(D, i), turn(D, i + 1));
+  for (int64_t page = first; page <= last; page++) {
+    int lo = static_cast<int>(std::max<int64_t>(a.seen->first - page * kPage, 0));
+    int hi = static_cast<int>(std::min<int64_t>(a.seen->last + 1 - page * kPage, kPage));
+    softmax_page<T>(scores[page % 4], lo, hi, a.scale, DV, &softmax, acc[0], p[0]);
+    lo = lo / kStep<T> * kStep<T>;  // note: reads exactly its own keys, so slots that hold nothing yet can hold anything
+    hi = round_up(hi, kStep<T>);
+    const int64_t is_second = (page - first) % 2;
+    const int middle = D / 2 / kStep<T> * kStep<T>, from = is_second ? middle : 0, count = is_second ? D - middle : middle;
+    for (int i = 0; i < kTurns; i++) {
+      add_values<T, 1>(p, part(page, a.v_offset), lo + turn(hi - lo, i), lo + turn(hi - lo, i + 1), DV, acc);
+      add_scores(page + 2 - is_second, from + turn(count, i), from + turn(count, i + 1));
+    }
+  }
+  finish_attention(softmax, acc[0], D, a.out);
+}
+#else
 // One row. note: the next page's scores come before this page's values, so that its softmax ends while they are read.
 template <class T> void attention_row(const AttentionTile<T>& a) {
   const int D = a.head_dim, DV = value_dim(D);
@@ -139,15 +183,16 @@ template <class T> void attention_row(const AttentionTile<T>& a) {
   }
   finish_attention(softmax, acc[0], D, a.out);
 }
+#endif
 
-// acc[r] += sum over the keys [lo[r], hi[r]) of p[r][j] * v[j], up to kTileRows rows: the keys that all of them see together.
+// acc[r] += sum over the keys [lo[r], hi[r]) of p[r][j] * v[j], up to kRegisterRows rows: the keys that all of them see together.
 // note: at the edges each row reads exactly its own keys, so slots that hold nothing yet can hold anything
 template <class T> inline void add_seen_values(const T (*p)[kPage], const T* values, const int* lo, const int* hi, int rows, int DV, float (*acc)[kAccWidth]) {
   const int from = *std::max_element(lo, lo + rows), to = std::max(from, *std::min_element(hi, hi + rows));
   for (int r = 0; r < rows; r++) {
     if (lo[r] < from) add_values<T, 1>(p + r, values, lo[r], std::min(from, hi[r]), DV, acc + r);
   }
-  if (from < to) with_rows(rows, [&](auto MR) { add_values<T, MR>(p, values, from, to, DV, acc); });
+  if (from < to) with_rows<kRegisterRows<T>>(rows, [&](auto MR) { add_values<T, MR>(p, values, from, to, DV, acc); });
   for (int r = 0; r < rows; r++) {
     if (to < hi[r]) add_values<T, 1>(p + r, values, std::max(to, lo[r]), hi[r], DV, acc + r);
   }
@@ -173,8 +218,8 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
     const T* keys = base + a.k_offset;
     const T* values = base + a.v_offset;
 
-    for (int r = r0; r < r1; r += kTileRows) {
-      with_rows(std::min(kTileRows, r1 - r), [&](auto MR) { page_scores<T, MR>(a.q + r * a.q_stride, a.q_stride, keys, D, scores + r); });
+    for (int r = r0; r < r1; r += kRegisterRows<T>) {
+      with_rows<kRegisterRows<T>>(std::min(kRegisterRows<T>, r1 - r), [&](auto MR) { page_scores<T, MR>(a.q + r * a.q_stride, a.q_stride, keys, D, scores + r); });
     }
     int lo[kAttentionRows], hi[kAttentionRows];  // the keys of the page that each row sees, in whole steps
     for (int r = r0; r < r1; r++) {
@@ -184,7 +229,7 @@ template <class T> void attention_tile(const AttentionTile<T>& a) {
       lo[r] = lo[r] / kStep<T> * kStep<T>;
       hi[r] = round_up(hi[r], kStep<T>);
     }
-    for (int r = r0; r < r1; r += kTileRows) add_seen_values<T>(p + r, values, lo + r, hi + r, std::min(kTileRows, r1 - r), DV, acc + r);
+    for (int r = r0; r < r1; r += kRegisterRows<T>) add_seen_values<T>(p + r, values, lo + r, hi + r, std::min(kRegisterRows<T>, r1 - r), DV, acc + r);
   }
 
   for (int r = 0; r < rows; r++) finish_attention(softmax[r], acc[r], D, a.out + r * a.out_stride);

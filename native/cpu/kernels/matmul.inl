@@ -35,6 +35,9 @@ template <class T> inline void write_rounded_row(const float* products, int outp
   std::copy_n(all, outputs, y);
 }
 
+#if NC_LEVEL != 2
+constexpr int kStreams = 1;
+
 // acc[r][n] += sum over [from, to) of x[r][k] * w[n][k]. ahead: bytes from what is read to what is asked for
 template <class T, int MR, Asks asks>
 inline void add_products(const MatmulPanel<T>& a, int row, int from, int to, float (*acc)[kPanel], int64_t ahead = 0) {
@@ -75,3 +78,4 @@ template <class T> void matmul_panel(const MatmulPanel<T>& a) {
     else write_row(a.epilogue, a.cap, acc[r], a.outputs, static_cast<float*>(a.y) + r * a.y_stride);
   }
 }
+#endif

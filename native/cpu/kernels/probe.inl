@@ -48,8 +48,16 @@ template <class T> double probe_products(const T* x, const float* start, int64_t
 
 // The same for products of quads of int8, whose sums are integers.
 template <> double probe_products<int8_t>(const int8_t* x, const float*, int64_t steps, float* sum) {
-  const volatile int8_t* first = x;  // note: sums of the same integers would be a single product to the compiler
   Ints acc[kProbeChains];
+#if NC_LEVEL == 2
+  const Quads a = load_quads(reinterpret_cast<const uint8_t*>(x));
+  for (int i = 0; i < kProbeChains; i++) acc[i] = _mm256_set1_epi32(i);
+  for (int64_t s = 0; s < steps; s++) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kProbeChains; i++) acc[i] = dot_quads(acc[i], a, a, a);
+  }
+#else
+  const volatile int8_t* first = x;  // note: sums of the same integers would be a single product to the compiler
 #pragma GCC unroll 24
   for (int i = 0; i < kProbeChains; i++) acc[i] = start_quads(i);
   for (int64_t s = 0; s < steps; s++) {
@@ -58,6 +66,7 @@ template <> double probe_products<int8_t>(const int8_t* x, const float*, int64_t
 #pragma GCC unroll 24
     for (int i = 0; i < kProbeChains; i++) acc[i] = dot_quads(acc[i], a, b);
   }
+#endif
   *sum = 0;
   for (int i = 0; i < kProbeChains; i++) *sum += sum_lanes(to_floats(acc[i]));
   return 2.0 * 4 * kLanes * kProbeChains * static_cast<double>(steps);

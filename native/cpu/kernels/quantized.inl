@@ -44,6 +44,50 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
 }
 
 constexpr int kScaleBytes = kPanel * sizeof(bf16);
+// acc += w_scale * x_scale * float(sum)
+template <int MR, int NV>
+inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) {
+    const Vec w_scale = load_scales(scales + output + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+      float* to = acc[r] + output + v * kLanes;
+      store(to, fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), load(to)));
+    }
+  }
+}
+
+inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
+
+// Half bytes (group / 8, 64, 4) -> bytes (group / 4, 64, 4)
+inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
+  for (int k = 0; k < group; k += 8) {
+    if (NC_LEVEL != 2) prefetch<kPanel * 4>(codes + k / 2 * kPanel + kAheadBytes);
+    for (int i = 0; i < kPanel * 4; i += kLanes * 4) {
+      Quads first, second;
+      load_nibbles(codes + k / 2 * kPanel + i, &first, &second);
+      store_quads(bytes + k * kPanel + i, first);
+      store_quads(bytes + (k + 4) * kPanel + i, second);
+    }
+  }
+}
+
+inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel]) {
+  for (int r = 0; r < a.rows; r++) {
+    if (a.epilogue != Epilogue::relu2) {
+      write_row(a.epilogue, a.cap, acc[r], a.outputs, static_cast<float*>(a.y) + r * a.y_stride);
+      continue;
+    }
+    alignas(64) float out[kPanel];
+    finish_row(a.epilogue, 0, acc[r], acc[r], out);
+    QuantizedRows row = a.hidden.at(r, 0);
+    row.stride = kPanel;
+    quantize(out, a.outputs, row);
+  }
+}
+
+#if NC_LEVEL != 2
 constexpr int kInt8AheadBytes = 6144;  // note: measured; bytes of int8 pass faster than pairs of bf16 and slower than half bytes
 constexpr int kInt8HalfAheadBytes = kHalves ? 3 * static_cast<int>(group_bytes(WeightFormat::int8)) : kInt8AheadBytes;  // where two tiles ask for a half each
 
@@ -61,7 +105,7 @@ constexpr int quad_vectors(int MR) {
 // And where they also hold the sums of the groups before.
 constexpr int block_vectors(int MR) { return MR > 3 ? std::min(2, quad_vectors(MR)) : quad_vectors(MR); }
 
-// acc += w_scale * x_scale * float(sum)
+// The same into vectors.
 template <int MR, int NV>
 inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, Vec (&acc)[MR][NV]) {
 #pragma GCC unroll 16
@@ -69,19 +113,6 @@ inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const Acti
     const Vec w_scale = load_scales(scales + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) acc[r][v] = fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), acc[r][v]);
-  }
-}
-
-template <int MR, int NV>
-inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {
-#pragma GCC unroll 16
-  for (int v = 0; v < NV; v++) {
-    const Vec w_scale = load_scales(scales + output + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-      float* to = acc[r] + output + v * kLanes;
-      store(to, fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), load(to)));
-    }
   }
 }
 
@@ -187,39 +218,10 @@ inline void add_nibbles(const QuantizedRows& x, const bf16* scales, const uint8_
   }
 }
 
-inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
-
-// Half bytes (group / 8, 64, 4) -> bytes (group / 4, 64, 4)
-inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
-  for (int k = 0; k < group; k += 8) {
-    prefetch<kPanel * 4>(codes + k / 2 * kPanel + kAheadBytes);
-    for (int i = 0; i < kPanel * 4; i += kLanes * 4) {
-      Quads first, second;
-      load_nibbles(codes + k / 2 * kPanel + i, &first, &second);
-      store_quads(bytes + k * kPanel + i, first);
-      store_quads(bytes + (k + 4) * kPanel + i, second);
-    }
-  }
-}
-
 // Asks for the lines of those results that are the share [from, to) of `all`. note: results of many rows lie in no cache near, and a
 // product lasts longer than their way.
 inline void ask_for_results(const QuantizedPanel& a, int64_t from, int64_t to, int64_t all) {
   for (int64_t r = from * a.rows / all; r < to * a.rows / all; r++) prefetch<kPanel * sizeof(float)>(static_cast<const float*>(a.y) + r * a.y_stride);
-}
-
-inline void write_quantized_panel(const QuantizedPanel& a, float (*acc)[kPanel]) {
-  for (int r = 0; r < a.rows; r++) {
-    if (a.epilogue != Epilogue::relu2) {
-      write_row(a.epilogue, a.cap, acc[r], a.outputs, static_cast<float*>(a.y) + r * a.y_stride);
-      continue;
-    }
-    alignas(64) float out[kPanel];
-    finish_row(a.epilogue, 0, acc[r], acc[r], out);
-    QuantizedRows row = a.hidden.at(r, 0);
-    row.stride = kPanel;
-    quantize(out, a.outputs, row);
-  }
 }
 
 // Rows from which the sums of a block of groups stay in registers. note: gains nothing without vpdpbusd, and takes 60 KB of code
@@ -341,3 +343,4 @@ template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
 
 #undef NC_INLINE
 #undef NC_NOINLINE
+#endif

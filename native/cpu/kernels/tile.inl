@@ -18,8 +18,46 @@ inline void tile_step(const float* x, int64_t x_stride, const float* w, Vec (&ac
   }
 }
 
+#if NC_LEVEL == 2
+// note: written as assembly because g++ 12 moves sums between registers, and then to the stack
+inline Vec add_product(Vec a, Vec b, Vec sum) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  return sum;
+}
+
+// acc[r][v] += x(r) * w[v]
+template <int MR, int NV, class F> inline void add_product(const F& x, const Vec (&w)[NV], Vec (&acc)[MR][NV]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+    const Vec xv = x(r);
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) acc[r][v] = add_product(w[v], xv, acc[r][v]);
+  }
+}
+
+// The products of the pairs' first elements, then of their second ones, as dot_pairs has them.
+template <int MR, int NV, class First, class Second> inline void add_pairs(const First& first, const Second& second, const bf16* w, Vec (&acc)[MR][NV]) {
+  Vec half[NV];
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) half[v] = low(load_pairs(w + v * kLanes * 2));
+  add_product<MR, NV>(first, half, acc);
+  __asm__("" : "+r"(w));  // note: read again, because both halves and the sums do not fit the registers
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) half[v] = high(load_pairs(w + v * kLanes * 2));
+  add_product<MR, NV>(second, half, acc);
+}
+#endif
+
 template <int MR, int NV>
 inline void tile_step(const bf16* x, int64_t x_stride, const bf16* w, Vec (&acc)[MR][NV]) {
+#if NC_LEVEL == 2
+  if (MR > 1) {
+    return add_pairs<MR, NV>([&](int r) { return low(broadcast_pair(x + r * x_stride)); }, [&](int r) { return high(broadcast_pair(x + r * x_stride)); }, w, acc);
+  }
+  const Pairs row = broadcast_pair(x);
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) acc[0][v] = dot_pairs(load_pairs(w + v * kLanes * 2), row, acc[0][v]);
+#else
   Pairs wv[NV];
 #pragma GCC unroll 16
   for (int v = 0; v < NV; v++) wv[v] = load_pairs(w + v * kLanes * 2);
@@ -29,6 +67,7 @@ inline void tile_step(const bf16* x, int64_t x_stride, const bf16* w, Vec (&acc)
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) acc[r][v] = dot_pairs(wv[v], xv, acc[r][v]);
   }
+#endif
 }
 
 // Asks for the lines of `bytes` bytes. An address that does not exist is ignored.
@@ -65,21 +104,26 @@ inline void tile(const T* x, int64_t x_stride, const T* w, int64_t w_stride, int
   }
 }
 
+// Rows of a tile at most.
+template <class T> constexpr int kRegisterRows = NC_LEVEL == 2 && std::is_same<T, bf16>::value ? 4 : kTileRows;
+
 // Vectors per tile: as many as the registers hold beside MR rows of them.
 template <class T> constexpr int tile_vectors(int MR) {
 #if NC_LEVEL == 3 || NC_LEVEL == 4
   return (void)MR, 4;
 #elif NC_LEVEL == 1
   return MR == 1 ? 8 : std::is_same<T, bf16>::value ? 2 : 4;
+#elif NC_LEVEL == 2
+  return MR == 1 ? 8 : MR == 2 && !std::is_same<T, bf16>::value ? 4 : 2;
 #else
   return MR == 1 ? 4 : std::is_same<T, bf16>::value ? 1 : 2;
 #endif
 }
 
-// Calls f with the number of rows, 1..most, as a constant.
-template <int most = kTileRows, class F> inline void with_rows(int rows, F f) {
-  if constexpr (most > 1) {
-    if (rows < most) return with_rows<most - 1>(rows, f);
+// Calls f with the number of rows, least..most, as a constant.
+template <int most = kTileRows, int least = 1, class F> inline void with_rows(int rows, F f) {
+  if constexpr (most > least) {
+    if (rows < most) return with_rows<most - 1, least>(rows, f);
   }
   f(std::integral_constant<int, most>());
 }

@@ -85,6 +85,7 @@ inline Ints dot_quads(Ints sum, Quads w, Quads x) {
 constexpr int kLanes = 8;
 using Vec = __m256;
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline Vec load(const bf16* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16)); }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
 inline void store(bf16* p, Vec a) {
   const __m256i bits = _mm256_castps_si256(a);
@@ -128,13 +129,16 @@ using Ints = __m256i;
 using Quads = __m256i;
 inline Quads load_quads(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Quads broadcast_quad(const int8_t* p) { int bits; std::memcpy(&bits, p, 4); return _mm256_set1_epi32(bits); }
-inline Ints start_quads(int32_t) { return _mm256_setzero_si256(); }
-inline Ints dot_quads(Ints sum, Quads w, Quads x) {
-  const __m256i q = _mm256_sign_epi8(_mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(x), q), _mm256_set1_epi16(1)));
+// sum + products of stored codes w and the x of which streams.inl makes magnitudes and flips
+// note: written as assembly because g++ 12 interleaves what has to follow, and puts sums on the stack
+inline Ints dot_quads(Ints sum, Quads w, Quads magnitudes, Quads flips) {
+  Quads products;
+  __asm__("vpxor %2, %4, %1\n\tvpmaddubsw %1, %3, %1\n\tvpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(sum), "=&x"(products) : "x"(w), "x"(magnitudes), "x"(flips), "x"(_mm256_set1_epi16(1)));
+  return sum;
 }
 inline Vec to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
-inline Vec load_scales(const bf16* p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16)); }
+inline Vec load_scales(const bf16* p) { return load(p); }
 inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
   const __m256i codes = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kInt4Bytes))), mask = _mm256_set1_epi8(15);
   const __m256i both = load_quads(p);
