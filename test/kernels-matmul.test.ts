@@ -19,7 +19,7 @@ function tolerance(k: number, dtype: Dtype, epilogue: Epilogue): { absolute: num
 }
 
 function cases(): { k: number, outputs: number, dtype: Dtype, epilogue: Epilogue }[] {
-  return someOf([1, 2, 3, 5, 16, 31, 64, 97, 768, 769, 770].flatMap((k) => [1, 63, 64, 65, 130].flatMap((outputs) =>
+  return someOf([1, 2, 3, 5, 16, 31, 64, 97, 768, 769, 770].flatMap((k) => [1, 63, 64, 65, 130, 330].flatMap((outputs) =>
     dtypes.flatMap((dtype) => epilogues.map((epilogue) => ({ k, outputs, dtype, epilogue }))))))
 }
 

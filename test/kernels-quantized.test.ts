@@ -46,7 +46,7 @@ function relu2Error(actual: Float32Array, expected: Float32Array, outputs: numbe
 }
 
 function cases(): { k: number, outputs: number, dtype: Dtype, epilogue: Epilogue }[] {
-  return [1, 3, 31, 32, 33, 64, 65, 97, 769, 770].flatMap((k) => [1, 63, 64, 65, 130].flatMap((outputs) =>
+  return [1, 3, 31, 32, 33, 64, 65, 97, 769, 770].flatMap((k) => [1, 63, 64, 65, 130, 330].flatMap((outputs) =>
     dtypes.flatMap((dtype) => epilogues.map((epilogue) => ({ k, outputs, dtype, epilogue })))))
 }
 

@@ -3,6 +3,7 @@
 // One call is one panel. Groups outside, rows inside: a group's codes are read once, from memory, for all rows. Few rows wait for
 // the memory and take whole groups as they come; more compute.
 // Bound: memory for few rows, integer products for many; measured shares in docs/bench.md.
+// AVX2 has the products of streams.inl instead, and of these only what is around them.
 
 // G values of a row to codes.
 template <int G> inline void quantize_group(const float* x, int8_t* values, ActivationGroup* group) {
@@ -44,6 +45,7 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
 }
 
 constexpr int kScaleBytes = kPanel * sizeof(bf16);
+
 // acc += w_scale * x_scale * float(sum)
 template <int MR, int NV>
 inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {

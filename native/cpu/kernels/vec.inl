@@ -1,7 +1,7 @@
 // The vector of float32 that the kernels are written in, for the instruction set of the including file. The kernels
 // need: load, store (to float32, and rounded to bf16 or, from whole numbers of -128..127, int8; a NaN gives any int8), broadcast, fma, add, sub,
 // mul, div, max, min, round_to_int, pow2, zero_below, keep_lanes (those of [from, to), another number elsewhere), and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
-// broadcast_quad, dot_quads over Ints that start at start_quads, load_nibbles (two steps of four k), to_floats, load_scales.
+// broadcast_quad, dot_quads over Ints that start at start_quads (AVX2: streams.inl), load_nibbles (two steps of four k), to_floats, load_scales.
 
 // kInt4Codes as int8 weights are stored, q + 128.
 alignas(16) constexpr uint8_t kInt4Bytes[16] = {
@@ -129,8 +129,7 @@ using Ints = __m256i;
 using Quads = __m256i;
 inline Quads load_quads(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Quads broadcast_quad(const int8_t* p) { int bits; std::memcpy(&bits, p, 4); return _mm256_set1_epi32(bits); }
-// sum + products of stored codes w and the x of which streams.inl makes magnitudes and flips
-// note: written as assembly because g++ 12 interleaves what has to follow, and puts sums on the stack
+// sum + products of stored codes w and of an x of which streams.inl makes magnitudes and flips. note: written as assembly because g++ 12 interleaves what has to follow, and puts sums on the stack
 inline Ints dot_quads(Ints sum, Quads w, Quads magnitudes, Quads flips) {
   Quads products;
   __asm__("vpxor %2, %4, %1\n\tvpmaddubsw %1, %3, %1\n\tvpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
