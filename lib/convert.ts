@@ -1,12 +1,9 @@
-import { randomUUID } from 'node:crypto'
 import { access, copyFile, mkdir, open, realpath, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { readCheckpoint } from './checkpoint/checkpoint.js'
-import { isPackedPath, packedMetadata } from './checkpoint/packed.js'
+import { isPackedPath } from './checkpoint/find.js'
 import { runJob } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { checkOptions, checkPath, checkpointOptions, findTokenizer, type LoadOptions } from './load.js'
-import { loadTokenizer } from './tokenizer.js'
 import { native, type NativeProgress, type WeightDtype } from './native.js'
 
 /** Those of loading that apply, where `dtype` is the file's: 'auto' is 'bfloat16'. What a checkpoint may not record is recorded. */
@@ -41,9 +38,10 @@ export async function convertCheckpoint(dir: string, out: string, options: Conve
   const { signal, onProgress, tokenizerDir } = options
   const dtype = options.dtype === undefined || options.dtype === 'auto' ? 'bfloat16' : options.dtype
   signal?.throwIfAborted()
+  const [{ readCheckpoint }, { packedMetadata }] = await Promise.all([import('./checkpoint/checkpoint.js'), import('./checkpoint/packed.js')])
   const { spec, tensors, files, packed, meta, warnings } = await readCheckpoint(dir, checkpointOptions(options))
   if (packed !== undefined) throw invalidArg('dir', `a checkpoint as it was trained, not one that is packed as ${packed} already,`, dir)
-  if (tokenizerDir !== undefined) await loadTokenizer(tokenizerDir)
+  if (tokenizerDir !== undefined) await (await import('./tokenizer.js')).loadTokenizer(tokenizerDir)
   for (const warning of warnings) process.emitWarning(warning, 'NanochatWarning')
   const metadata = packedMetadata(spec, dtype, meta)
 
@@ -65,6 +63,7 @@ export async function convertCheckpoint(dir: string, out: string, options: Conve
 
 /** Has `write` fill a new file and puts it in the place of `file` when it is whole and on the disk; otherwise nothing is left. */
 async function replaced(file: string, write: (temporary: string) => Promise<void>): Promise<void> {
+  const { randomUUID } = await import('node:crypto')
   const temporary = `${file}.${randomUUID()}.tmp`
   try {
     await write(temporary)

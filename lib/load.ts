@@ -1,8 +1,8 @@
 import { access } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import binding from './binding.cjs'
-import { findCheckpoint, readCheckpoint, type CheckpointOptions } from './checkpoint/checkpoint.js'
-import { isPackedPath } from './checkpoint/packed.js'
+import type { CheckpointOptions } from './checkpoint/checkpoint.js'
+import { findCheckpoint, isPackedPath } from './checkpoint/find.js'
 import { cpuBackend, runJob, typed } from './cpu-backend.js'
 import { cudaBackend } from './cuda-backend.js'
 import { chooseDevice, defaultCacheBytes, fallBack } from './device.js'
@@ -10,7 +10,9 @@ import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
 import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type WeightDtype } from './native.js'
 import { checkInteger, checkKnown, checkSignal } from './options.js'
-import { loadTokenizer, type Tokenizer } from './tokenizer.js'
+import type { Tokenizer } from './tokenizer.js'
+
+// note: what reads files is imported when one is loaded: a third of the time that importing the package takes
 
 /** Which checkpoint, and how it is held in memory. An option that is not known is ERR_INVALID_ARG. */
 export interface LoadOptions {
@@ -90,6 +92,7 @@ export async function loadModelFromDir(dir: string, options: LoadOptions & { tok
   checkPath('dir', dir)
   checkOptions(options)
   const { tokenizerDir, ...rest } = options
+  const { loadTokenizer } = await import('./tokenizer.js')
   const tokenizer = await loadTokenizer(tokenizerDir ?? await findTokenizer(dir))
   const { model, meta } = await loadCheckpoint(dir, rest)
   const size = tokenizer.getVocabSize()
@@ -130,6 +133,7 @@ async function loadCheckpoint(dir: string, options: LoadOptions): Promise<{ mode
   const { modelTag, baseDir } = options
   if (modelTag !== undefined || baseDir !== undefined) throw invalidArg('modelTag and baseDir', 'no value when a directory is given', modelTag ?? baseDir)
   options.signal?.throwIfAborted()
+  const { readCheckpoint } = await import('./checkpoint/checkpoint.js')
   const { spec, tensors, files, packed, meta, warnings } = await readCheckpoint(dir, checkpointOptions(options))
   for (const warning of warnings) process.emitWarning(warning, 'NanochatWarning')
   const { dtype = 'auto' } = options

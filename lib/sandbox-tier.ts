@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process'
-import { createHash, randomBytes } from 'node:crypto'
 import { accessSync, constants, existsSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -69,7 +68,7 @@ export function findCage(python?: string, among: readonly Tier[] = tiers): Promi
 export function cageSpec(plan: CagePlan, limits: CageLimits, warm: boolean): CageSpec {
   const { interpreter, layers, tier } = plan
   const sealed = tier === 'sealed'
-  const scratch = tier === 'container' ? join(tmpdir(), `${scratchPrefix()}${process.pid}-${randomBytes(6).toString('hex')}`) : null
+  const scratch = tier === 'container' ? join(tmpdir(), `${scratchPrefix()}${process.pid}-${crypto().randomBytes(6).toString('hex')}`) : null
   const home = tier === 'full' ? '/box' : scratch ?? '/'
   const reads = [...new Set([...interpreter.reads, ...limits.readOnlyPaths])]
   const argv = [
@@ -107,10 +106,15 @@ export function pythonCandidates(python?: string): string[] {
   return [...new Set(folders.map((folder) => join(folder, python ?? 'python3')).filter(isExecutable))]
 }
 
+/** note: only when a cage is made; node takes 2 ms to load it. */
+function crypto(): typeof import('node:crypto') {
+  return process.getBuiltinModule('node:crypto')
+}
+
 /** Names of this host's scratch directories begin so; the pid namespace keeps containers that share a /tmp apart. */
 export function scratchPrefix(): string {
   let space = ''
-  try { space = createHash('sha256').update(readlinkSync('/proc/self/ns/pid')).digest('hex').slice(0, 8) } catch { /* no /proc */ }
+  try { space = crypto().createHash('sha256').update(readlinkSync('/proc/self/ns/pid')).digest('hex').slice(0, 8) } catch { /* no /proc */ }
   return `nanochat-sandbox-${space}-`
 }
 

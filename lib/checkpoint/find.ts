@@ -3,6 +3,10 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { NanochatError } from '../errors.js'
 
+export function isPackedPath(path: string): boolean {
+  return path.endsWith('.safetensors')
+}
+
 const sourceDirs = { base: 'base_checkpoints', sft: 'chatsft_checkpoints', rl: 'chatrl_checkpoints' }
 
 /**

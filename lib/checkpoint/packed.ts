@@ -20,10 +20,6 @@ export function packedMetadata(spec: ModelSpec, dtype: WeightDtype, meta: Record
   return JSON.stringify({ format, version, dtype, spec: JSON.stringify(whole), meta: JSON.stringify(meta) })
 }
 
-export function isPackedPath(path: string): boolean {
-  return path.endsWith('.safetensors')
-}
-
 /** Whether a packed file has this tensor in panels. */
 export function isMatrix(name: string): boolean {
   return name === 'lm_head.weight' || /\.(?:c_qkv|c_proj|c_fc)\.weight$/.test(name)
