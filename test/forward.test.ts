@@ -2,7 +2,8 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Backend } from '../lib/backend.js'
-import { native, type ModelSpec, type WeightDtype } from '../lib/native.js'
+import type { ModelSpec, WeightDtype } from '../lib/native.js'
+import { testedIsas } from './support/isas.js'
 import { firstDifference } from './support/random-arrays.js'
 import { randomInts } from './support/random-text.js'
 import { append, formulaPrompt, rowOf, wholePass, withSeeded } from './support/seeded.js'
@@ -112,7 +113,7 @@ for (const spec of someOf(specs)) {
 }
 
 const grouped: ModelSpec = { ...shape, generation: 'G6', nHead: 6, nKvHead: 2, nEmbd: 96 }
-for (const isa of native().info().isas) {
+for (const isa of testedIsas()) {
   for (const dtype of dtypes) {
     test(`${isa} ${dtype}: the same contract, near the reference kernels`, async () => {
       const tokens = formulaPrompt(T, grouped.vocabSize)

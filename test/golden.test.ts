@@ -3,8 +3,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { GPT } from '../lib/gpt.js'
 import { loadGPT, type LoadOptions } from '../lib/load.js'
-import { native } from '../lib/native.js'
 import { fixtures, largestDifference, others, reference, storedLogits, withBf16Rope } from './support/golden-fixtures.js'
+import { testedIsas } from './support/isas.js'
 import { argmax, relativeError, topAgreement } from './support/logits.js'
 
 const test = suite('golden')
@@ -39,7 +39,7 @@ async function checkFloat32(name: string, file: string, options: LoadOptions): P
   })
 }
 
-for (const isa of native().info().isas) {
+for (const isa of testedIsas()) {
   for (const name of withBf16Rope) {
     test(`${name} ${isa}: float32 logits with float32 rope tables`, () => checkFloat32(name, 'logits_rope_fp32.f32', { isa }))
     test(`${name} ${isa}: float32 logits with bfloat16 rope tables`, () => checkFloat32(name, 'logits.f32', { isa, ropeTable: 'bfloat16' }))
