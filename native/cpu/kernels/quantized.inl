@@ -46,20 +46,6 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
 
 constexpr int kScaleBytes = kPanel * sizeof(bf16);
 
-// acc += w_scale * x_scale * float(sum)
-template <int MR, int NV>
-inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {
-#pragma GCC unroll 16
-  for (int v = 0; v < NV; v++) {
-    const Vec w_scale = load_scales(scales + output + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-      float* to = acc[r] + output + v * kLanes;
-      store(to, fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), load(to)));
-    }
-  }
-}
-
 inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
 
 // Half bytes (group / 8, 64, 4) -> bytes (group / 4, 64, 4)
@@ -107,7 +93,7 @@ constexpr int quad_vectors(int MR) {
 // And where they also hold the sums of the groups before.
 constexpr int block_vectors(int MR) { return MR > 3 ? std::min(2, quad_vectors(MR)) : quad_vectors(MR); }
 
-// The same into vectors.
+// acc += w_scale * x_scale * float(sum)
 template <int MR, int NV>
 inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, Vec (&acc)[MR][NV]) {
 #pragma GCC unroll 16
@@ -115,6 +101,19 @@ inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const Acti
     const Vec w_scale = load_scales(scales + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; r++) acc[r][v] = fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), acc[r][v]);
+  }
+}
+
+template <int MR, int NV>
+inline void add_scaled(const Ints (&sum)[MR][NV], const bf16* scales, const ActivationGroup* x_groups, int64_t x_groups_stride, float (*acc)[kPanel], int output) {
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) {
+    const Vec w_scale = load_scales(scales + output + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; r++) {
+      float* to = acc[r] + output + v * kLanes;
+      store(to, fma(to_floats(sum[r][v]), mul(w_scale, broadcast(x_groups[r * x_groups_stride].scale)), load(to)));
+    }
   }
 }
 
