@@ -1,5 +1,12 @@
-/** All cases, or one in TEST_ONE_IN of them: emulated processors are a hundred times slower (scripts/test-emulated.mjs). */
+/** Emulated and sanitized runs take one in so many of a test's cases: they are up to a hundred times slower (scripts/test-emulated.mjs). */
+const oneIn = Number(process.env.TEST_ONE_IN ?? 1)
+
+/** All cases, or the first and every TEST_ONE_IN-th after it. */
 export function someOf<T>(cases: readonly T[]): T[] {
-  const oneIn = Number(process.env.TEST_ONE_IN ?? 1)
   return cases.filter((_, i) => i % oneIn === 0)
+}
+
+/** All cases, or the short ones. */
+export function shortOf<T>(cases: readonly T[], isShort: (one: T) => boolean): T[] {
+  return cases.filter((one) => oneIn === 1 || isShort(one))
 }
