@@ -30,7 +30,7 @@ const targets = [
     env: { ASAN_OPTIONS: `detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2000:exitcode=${reportExit}`, UBSAN_OPTIONS: `print_stacktrace=1:exitcode=${reportExit}`, TEST_ONE_IN: '11' },
     jobs: [
       ['threads', ['20'], { ASAN_OPTIONS: 'detect_leaks=1' }], ...testFiles.map((file) => ['node', ['test/run.mjs', '--in-process', `^${file}\\.test`]]),
-      ...campaign('native', 0, 60, 400), ...campaign('loaders', 0, 10, 2000), ...campaign('tokenizer', 0, 2, 1000), ...storms(0, 8)
+      ...campaign('native', 0, 60, 400), ...campaign('loaders', 0, 5, 2000), ...campaign('tokenizer', 0, 2, 1000), ...storms(0, 8)
     ]
   },
   {
