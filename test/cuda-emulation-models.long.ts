@@ -1,14 +1,15 @@
-// Whole models through the addon on the emulated CUDA device (test/support/cuda-models.ts).
+// On the emulated CUDA device: whole models through the addon (test/support/cuda-models.ts), and the kernels with their threads
+// in other orders and with other numbers of processors.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { buildEmulation, missingTool, runModels } from './support/cuda-emulation.js'
+import { buildEmulation, missingTool, runModels, runProgram } from './support/cuda-emulation.js'
 
 const test = suite('cuda emulation, models')
 const missing = missingTool()
 
 if (missing !== null) {
   console.log(`SKIP cuda emulation, models: ${missing}`)
-  test.skip('models', () => {})
+  test.skip('models and kernels', () => {})
 } else {
   test.before(() => buildEmulation({ sanitize: false }))
 
@@ -17,6 +18,13 @@ if (missing !== null) {
     console.log(output.trim())
     assert.is(status, 0, output)
     assert.match(output, /Passed:\s+(?:3[89]|[4-9]\d)/)
+  })
+
+  test('every kernel in every order of the threads', () => {
+    const { status, output } = runProgram('nc_cuda_emulation_test')
+    console.log(output.trim().split('\n').map((line) => `  ${line}`).join('\n'))
+    assert.is(status, 0, output)
+    assert.match(output, /\n\d{4,} checks, 0 failures/)
   })
 }
 

@@ -1,5 +1,5 @@
 // The CUDA kernels on the CPU: built with the emulation of the device, each against its twin. Campaigns: whole models through the
-// addon (cuda-emulation-models.long.ts), and the same in other orders of the threads, under AddressSanitizer (cuda-emulation.long.ts).
+// addon and other orders of the threads (cuda-emulation-models.long.ts), and the same as here under AddressSanitizer (cuda-emulation.long.ts).
 import { randomInt } from 'node:crypto'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

@@ -1,4 +1,4 @@
-// alone: it measures the memory of a process
+// Hundreds of loads and thousands of generations in one process, whose memory must not grow.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { runSeeds } from './support/seeds.js'
