@@ -1,11 +1,12 @@
 // node scripts/check-cuda.mjs [sm_80 sm_90a ...]     what ptxas says of every kernel; fails on anything that costs speed
 // Compiles native/cuda/*.cu for each architecture with warnings as errors. Errors: spills, stack frames, more registers
 // than the table below allows, and messages C7500 to C7599 (matrix instructions that were serialised). Needs nvcc 13.
-import { spawnSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 
 /** Registers that still let as many blocks run at once as the kernel was written for. */
 const mostRegisters = {
@@ -20,21 +21,32 @@ const out = mkdtempSync(join(tmpdir(), 'nanochat-cuda-'))
 const problems = []
 let kernels = 0
 
-for (const file of readdirSync(join(native, 'cuda')).filter((name) => name.endsWith('.cu')).sort()) {
-  for (const architecture of architectures) {
-    const args = ['-std=c++17', '-O3', `-gencode=arch=${architecture.replace('sm', 'compute')},code=${architecture}`, '-Werror=all-warnings', '-Xptxas', '-v', '-I', native, '-c', join(native, 'cuda', file), '-o', join(out, 'kernels.o')]
-    const { status, stderr, stdout, error } = spawnSync('nvcc', args, { encoding: 'utf8' })
-    if (error) fail([`nvcc cannot be run: ${error.message}`])
-    const text = `${stdout}${stderr}`
-    if (status !== 0) problems.push(`${file} ${architecture} does not compile:\n${text}`)
-    for (const [message] of text.matchAll(/.*\bC75\d\d\b.*/g)) problems.push(`${file} ${architecture}: ${message}`)
-    check(file, architecture, text)
-  }
+const files = readdirSync(join(native, 'cuda')).filter((name) => name.endsWith('.cu')).sort()
+const jobs = files.flatMap((file) => architectures.map((architecture) => ({ file, architecture }))), queue = [...jobs]
+const next = async () => {
+  for (let job = queue.shift(); job !== undefined; job = queue.shift()) Object.assign(job, await compile(job))
+}
+await Promise.all(Array.from({ length: availableParallelism() }, next))
+for (const { file, architecture, failed, text } of jobs) {
+  if (failed) problems.push(`${file} ${architecture} does not compile:\n${text}`)
+  for (const [message] of text.matchAll(/.*\bC75\d\d\b.*/g)) problems.push(`${file} ${architecture}: ${message}`)
+  check(file, architecture, text)
 }
 rmSync(out, { recursive: true })
 if (kernels === 0) problems.push('no kernel was compiled')
 if (problems.length > 0) fail(problems)
 console.log(`${kernels} kernels, no spill, no stack frame`)
+
+async function compile({ file, architecture }) {
+  const args = ['-std=c++17', '-O3', `-gencode=arch=${architecture.replace('sm', 'compute')},code=${architecture}`, '-Werror=all-warnings', '-Xptxas', '-v', '-I', native, '-cubin', join(native, 'cuda', file), '-o', join(out, `${file}.${architecture}.cubin`)]
+  try {
+    const { stdout, stderr } = await promisify(execFile)('nvcc', args, { maxBuffer: 1 << 26 })
+    return { failed: false, text: stdout + stderr }
+  } catch (error) {
+    if (error.syscall !== undefined) fail([`nvcc cannot be run: ${error.message}`])
+    return { failed: true, text: error.stdout + error.stderr }
+  }
+}
 
 function check(file, architecture, text) {
   for (const part of text.split('Compiling entry function').slice(1)) {
