@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import * as assert from 'uvu/assert'
 import { runCli, type Run } from './cli.js'
 import { emptyDriver, withLibraries } from './stub-libraries.js'
 
@@ -37,6 +38,14 @@ export function buildEmulation({ sanitize }: { sanitize: boolean }): void {
 export function runProgram(name: string, args: readonly string[] = [], { sanitize = false } = {}): Ended {
   const { status, stdout, stderr } = spawnSync(join(folder(sanitize), name), args, { encoding: 'utf8', maxBuffer: 1 << 26 })
   return { status, output: stdout + stderr }
+}
+
+/** Runs nc_cuda_emulation_test, prints what it says and expects thousands of checks without a failure. */
+export function checkKernels(args: readonly string[], options: { sanitize?: boolean } = {}): void {
+  const { status, output } = runProgram('nc_cuda_emulation_test', args, options)
+  console.log(output.trim().split('\n').map((line) => `  ${line}`).join('\n'))
+  assert.is(status, 0, output)
+  assert.match(output, /\n\d{4,} checks, 0 failures/)
 }
 
 /** Environment of a process that finds a driver in `dir` and the emulated backend. */
