@@ -7,15 +7,26 @@
 constexpr int kStreams = 4;
 static_assert(kStreams * kStreamRows <= kRowBlock, "the sums of all panels have a row each");
 
-// Calls f(rows of the tile, its first row) for tiles of at most `most` rows, as few as can be and of nearly the same size, so that of
-// two or more rows no tile has a single one. Before each it asks for a part of what is read next, `bytes` from `next` on, into the
-// second cache: a tile passes a line more than once, and not in the order in memory.
+// Lines of memory that a tile asks for, into the second cache: a tile passes a line more than once, and not in the order in memory.
+struct Lines {
+  const char* from;
+  int64_t count;
+
+  // Asks for one of so many parts.
+  void ask(int64_t part = 0, int64_t parts = 1) const {
+    for (int64_t i = count * part / parts; i < count * (part + 1) / parts; i++) __builtin_prefetch(from + i * 64, 0, 2);
+  }
+};
+
+// Calls f(rows of the tile, its first row, the lines to ask for) for tiles of at most `most` rows, as few as can be and of nearly the
+// same size, so that of two or more rows no tile has a single one. Each gets a part of what is read next, `bytes` from `next` on.
 template <int most, class F> inline void each_tile(int rows, const void* next, int64_t bytes, const F& f) {
   const int tiles = (rows + most - 1) / most;
   for (int tile = 0; tile < tiles; tile++) {
     const int first = rows * tile / tiles;
-    for (int64_t i = bytes * tile / tiles / 64; i < bytes * (tile + 1) / tiles / 64; i++) __builtin_prefetch(static_cast<const char*>(next) + i * 64, 0, 2);
-    with_rows<most, 2>(rows * (tile + 1) / tiles - first, [&](auto MR) { f(MR, first); });
+    const int64_t from = bytes * tile / tiles / 64, to = bytes * (tile + 1) / tiles / 64;
+    const Lines lines = {static_cast<const char*>(next) + from * 64, to - from};
+    with_rows<most, 2>(rows * (tile + 1) / tiles - first, [&](auto MR) { f(MR, first, lines); });
   }
 }
 
@@ -25,10 +36,14 @@ template <int MR, int NV> inline void float_step(const float* x, int64_t x_strid
   add_pairs<MR, NV>([&](int r) { return broadcast(x[r * x_stride]); }, [&](int r) { return broadcast(x[r * x_stride + 1]); }, w, acc);
 }
 
-// acc[r][n] += sum over k of x[r][k] * w[n][k]
-template <class T, int MR> inline void add_float_products(const float* x, int64_t x_stride, const T* w, int k, float (*acc)[kPanel]) {
+// acc[r][n] += sum over k of x[r][k] * w[n][k]. note: asking between the blocks of outputs spares float32 a wait for all its lines at
+// once, where there are products to do meanwhile; to bf16, with half the lines, it costs more than that.
+template <class T, int MR> inline void add_float_products(const float* x, int64_t x_stride, const T* w, int k, const Lines& next, float (*acc)[kPanel]) {
   constexpr int NV = MR == 2 ? 4 : 2;
+  constexpr bool by_block = std::is_same<T, float>::value && MR > 3;
+  if (!by_block) next.ask();
   for (int output = 0; output < kPanel; output += NV * kLanes) {
+    if (by_block) next.ask(output / (NV * kLanes), kPanel / (NV * kLanes));
     Vec sums[MR][NV];
     load_rows<MR, NV>(acc, output, sums);
     const T* at = w + output * kStep<T>;
@@ -77,7 +92,7 @@ template <class T> void matmul_panel(const MatmulPanel<T>& a) {
         continue;
       }
       each_tile<kRegisterRows<T>>(a.rows, w + k * kPanel, k * kPanel * static_cast<int64_t>(sizeof(T)),
-                                   [&](auto MR, int r) { add_float_products<T, MR>(x + r * x_stride, x_stride, w, k, sums + r); });
+                                   [&](auto MR, int r, const Lines& next) { add_float_products<T, MR>(x + r * x_stride, x_stride, w, k, next, sums + r); });
     }
   }
   for (int panel = 0; panel < a.panels; panel++) {
@@ -236,7 +251,10 @@ template <WeightFormat format> inline void add_group_of_rows(const QuantizedPane
         codes = bytes;
       }
       each_tile<kCodesTileRows>(a.rows, next, is_bytes ? turn * kPanel : group_bytes(format),
-                                [&](auto MR, int r) { add_codes<MR>(rows + r, codes, k, turn, sums + panel * a.rows + r); });
+                                [&](auto MR, int r, const Lines& lines) {
+                                  lines.ask();
+                                  add_codes<MR>(rows + r, codes, k, turn, sums + panel * a.rows + r);
+                                });
     }
   }
   for (int panel = 0; panel < a.panels; panel++) {
