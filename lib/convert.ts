@@ -3,8 +3,8 @@ import { basename, dirname, join } from 'node:path'
 import { isPackedPath } from './checkpoint/find.js'
 import { runJob } from './cpu-backend.js'
 import { NanochatError, invalidArg } from './errors.js'
-import { checkOptions, checkPath, checkpointOptions, findTokenizer, type LoadOptions } from './load.js'
-import { native, type NativeProgress, type WeightDtype } from './native.js'
+import { checkOptions, checkPath, checkpointOptions, findTokenizer, reporting, type LoadOptions } from './load.js'
+import { native, type WeightDtype } from './native.js'
 
 /** Those of loading that apply, where `dtype` is the file's: 'auto' is 'bfloat16'. What a checkpoint may not record is recorded. */
 export interface ConvertOptions extends Pick<LoadOptions, 'step' | 'dtype' | 'threads' | 'softcap' | 'windowPattern' | 'ropeTable' | 'onProgress' | 'signal'> {
@@ -35,9 +35,9 @@ export async function convertCheckpoint(dir: string, out: string, options: Conve
   checkPath('dir', dir)
   checkPath('out', out)
   checkOptions(options, convertKeys)
-  const { signal, onProgress, tokenizerDir } = options
+  const { onProgress, tokenizerDir } = options
   const dtype = options.dtype === undefined || options.dtype === 'auto' ? 'bfloat16' : options.dtype
-  signal?.throwIfAborted()
+  options.signal?.throwIfAborted()
   const [{ readCheckpoint }, { packedMetadata }] = await Promise.all([import('./checkpoint/checkpoint.js'), import('./checkpoint/packed.js')])
   const { spec, tensors, files, packed, meta, warnings } = await readCheckpoint(dir, checkpointOptions(options))
   if (packed !== undefined) throw invalidArg('dir', `a checkpoint as it was trained, not one that is packed as ${packed} already,`, dir)
@@ -48,16 +48,16 @@ export async function convertCheckpoint(dir: string, out: string, options: Conve
   const file = isPackedPath(out) ? out : join(out, `model-${dtype}.safetensors`)
   await writable(() => mkdir(dirname(file), { recursive: true }))
   await refuseSource(file, files)
-  const report: NativeProgress = (phase, bytes, total) => onProgress?.({ phase, bytes, total })
-  await replaced(file, async (temporary) => {
-    const model = await runJob(() => native().load(spec, tensors, files, { dtype, threads: options.threads ?? 0, onProgress: report }), signal)
+  await replaced(file, (temporary) => reporting(onProgress, options.signal, async (report, signal) => {
+    const reported = report === undefined ? {} : { onProgress: report }
+    const model = await runJob(() => native().load(spec, tensors, files, { dtype, threads: options.threads ?? 0, ...reported }), signal)
     try {
       await runJob(() => model.save(temporary, metadata, report), signal)
     } finally {
       await model.dispose()
     }
     signal?.throwIfAborted()                     // came too late for the job, but the file is not in its place yet
-  })
+  }))
   return { file, bytes: (await stat(file)).size, dtype, tokenizer: await copyTokenizer(tokenizerDir ?? await findTokenizer(dir), dirname(file)) }
 }
 

@@ -59,7 +59,11 @@ export class GPT implements AsyncDisposable {
   #disposing: Promise<void> | null = null
 
   /** @internal */
-  constructor({ backend, config, device, dtype, numParams, memoryBytes, dispose }: GPTOptions) {
+  static create(options: GPTOptions): GPT {
+    return new GPT(options)
+  }
+
+  private constructor({ backend, config, device, dtype, numParams, memoryBytes, dispose }: GPTOptions) {
     this.config = config
     this.device = device
     this.dtype = dtype
@@ -88,7 +92,7 @@ export class GPT implements AsyncDisposable {
     if (!Number.isInteger(maxSeqLen) || maxSeqLen < 1 || maxSeqLen > this.#maxPositions) {
       throw invalidArg('maxSeqLen', `an integer from 1 to ${this.#maxPositions}`, maxSeqLen)
     }
-    return new KVCache(this.backend, maxSeqLen)
+    return KVCache.create(this.backend, maxSeqLen)
   }
 
   /**

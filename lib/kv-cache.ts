@@ -17,7 +17,11 @@ export class KVCache implements Disposable {
   #disposed = false
 
   /** @internal */
-  constructor(backend: Backend, maxSeqLen: number) {
+  static create(backend: Backend, maxSeqLen: number): KVCache {
+    return new KVCache(backend, maxSeqLen)
+  }
+
+  private constructor(backend: Backend, maxSeqLen: number) {
     this.backend = backend
     this.maxSeqLen = maxSeqLen
     this.#sequence = backend.newSequence()

@@ -1,14 +1,15 @@
 import { access } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import binding from './binding.cjs'
-import type { CheckpointOptions } from './checkpoint/checkpoint.js'
+import type { Checkpoint, CheckpointOptions } from './checkpoint/checkpoint.js'
 import { findCheckpoint, isPackedPath } from './checkpoint/find.js'
 import { cpuBackend, runJob, typed } from './cpu-backend.js'
 import { cudaBackend } from './cuda-backend.js'
 import { chooseDevice, defaultCacheBytes, fallBack } from './device.js'
 import { NanochatError, invalidArg } from './errors.js'
 import { GPT, type GPTConfig } from './gpt.js'
-import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type WeightDtype } from './native.js'
+import { linkedAbort } from './linked-abort.js'
+import { native, type ModelSpec, type NativeJob, type NativeLoadOptions, type NativeModel, type NativeProgress, type WeightDtype } from './native.js'
 import { checkInteger, checkKnown, checkSignal } from './options.js'
 import type { Tokenizer } from './tokenizer.js'
 
@@ -62,7 +63,7 @@ export interface Loaded extends AsyncDisposable {
   meta: Record<string, unknown>
 }
 
-const loadKeys = ['modelTag', 'step', 'baseDir', 'device', 'dtype', 'threads', 'isa', 'softcap', 'windowPattern', 'ropeTable', 'onProgress', 'signal', 'tokenizerDir']
+const loadKeys = ['modelTag', 'step', 'baseDir', 'device', 'dtype', 'threads', 'isa', 'softcap', 'windowPattern', 'ropeTable', 'onProgress', 'signal']
 
 /**
  * Loads the `source`: the demo model of the package, or what nanochat's training left in its base directory, {base,chatsft,chatrl}_checkpoints.
@@ -90,24 +91,22 @@ export async function loadModel(source: 'demo' | 'base' | 'sft' | 'rl' = 'demo',
  */
 export async function loadModelFromDir(dir: string, options: LoadOptions & { tokenizerDir?: string | undefined } = {}): Promise<Loaded> {
   checkPath('dir', dir)
-  checkOptions(options)
+  checkOptions(options, [...loadKeys, 'tokenizerDir'])
   const { tokenizerDir, ...rest } = options
+  const checkpoint = await openCheckpoint(dir, rest)
   const { loadTokenizer } = await import('./tokenizer.js')
   const tokenizer = await loadTokenizer(tokenizerDir ?? await findTokenizer(dir))
-  const { model, meta } = await loadCheckpoint(dir, rest)
-  const size = tokenizer.getVocabSize()
-  if (size !== model.config.vocabSize) {
-    await model[Symbol.asyncDispose]()
-    throw new NanochatError('ERR_TOKENIZER_MISMATCH', `The tokenizer has ${size} tokens and the model ${model.config.vocabSize}. Pass the tokenizerDir that this model was trained with.`)
-  }
-  return { model, tokenizer, meta, [Symbol.asyncDispose]: () => model[Symbol.asyncDispose]() }
+  const size = tokenizer.getVocabSize(), { vocabSize } = checkpoint.spec
+  if (size !== vocabSize) throw new NanochatError('ERR_TOKENIZER_MISMATCH', `The tokenizer has ${size} tokens and the model ${vocabSize}. Pass the tokenizerDir that this model was trained with.`)
+  const model = await loadWeights(checkpoint, rest)
+  return { model, tokenizer, meta: checkpoint.meta, [Symbol.asyncDispose]: () => model[Symbol.asyncDispose]() }
 }
 
 /** Loads the model in `checkpointDir` alone, as {@link loadModelFromDir}; no tokenizer is needed. Rejects as `loadModel`. */
 export async function loadGPT(checkpointDir: string, options: LoadOptions = {}): Promise<GPT> {
   checkPath('checkpointDir', checkpointDir)
   checkOptions(options)
-  return (await loadCheckpoint(checkpointDir, options)).model
+  return loadWeights(await openCheckpoint(checkpointDir, options), options)
 }
 
 /**
@@ -117,30 +116,40 @@ export async function loadGPT(checkpointDir: string, options: LoadOptions = {}):
  */
 export async function seededGPT(config: GPTConfig, seed: number, options: LoadOptions = {}): Promise<GPT> {
   checkOptions(options)
+  if (typeof config !== 'object' || config === null) throw invalidArg('config', 'an object of sizes', config)
   if (!(Number.isInteger(seed) && seed >= 0 && seed <= 0xffffffff)) throw invalidArg('seed', 'an integer from 0 to 4294967295', seed)
   for (const key of ['modelTag', 'step', 'baseDir'] as const) {
     if (options[key] !== undefined) throw invalidArg(key, 'no value for a seeded model', options[key])
   }
-  const { softcap, windowPattern, ropeTable } = options
-  const spec: ModelSpec = {
-    generation: 'G6', ...config, ...(windowPattern === undefined ? {} : { windowPattern }),
+  const { softcap, windowPattern = config.windowPattern, ropeTable } = options
+  const { sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd } = config
+  return seededModel({
+    generation: 'G6', sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern,
     ...(softcap === undefined ? {} : { softcap }), ...(ropeTable === undefined ? {} : { ropeTable })
-  }
+  }, seed, options)
+}
+
+/** The same of any generation, for the tests. @internal */
+export function seededModel(spec: ModelSpec, seed: number, options: LoadOptions): Promise<GPT> {
   return newGPT(spec, options, (nativeOptions) => native().seeded(spec, seed, nativeOptions))
 }
 
-async function loadCheckpoint(dir: string, options: LoadOptions): Promise<{ model: GPT, meta: Record<string, unknown> }> {
+/** What its headers and meta file say; no weights are read. */
+async function openCheckpoint(dir: string, options: LoadOptions): Promise<Checkpoint> {
   const { modelTag, baseDir } = options
   if (modelTag !== undefined || baseDir !== undefined) throw invalidArg('modelTag and baseDir', 'no value when a directory is given', modelTag ?? baseDir)
   options.signal?.throwIfAborted()
   const { readCheckpoint } = await import('./checkpoint/checkpoint.js')
-  const { spec, tensors, files, packed, meta, warnings } = await readCheckpoint(dir, checkpointOptions(options))
-  for (const warning of warnings) process.emitWarning(warning, 'NanochatWarning')
+  const checkpoint = await readCheckpoint(dir, checkpointOptions(options))
+  for (const warning of checkpoint.warnings) process.emitWarning(warning, 'NanochatWarning')
+  return checkpoint
+}
+
+async function loadWeights({ spec, tensors, files, packed }: Checkpoint, options: LoadOptions): Promise<GPT> {
   const { dtype = 'auto' } = options
   if (packed !== undefined && dtype !== 'auto' && dtype !== packed) throw invalidArg('dtype', `'auto' or '${packed}', which ${files.join(', ')} was packed as,`, dtype)
-  const model = await newGPT(spec, packed === undefined ? options : { ...options, dtype: packed },
+  return newGPT(spec, packed === undefined ? options : { ...options, dtype: packed },
     (nativeOptions) => native().load(spec, tensors, files, { ...nativeOptions, packed: packed !== undefined }), packed !== undefined)
-  return { model, meta }
 }
 
 /** Of the options those that say how a checkpoint is read. */
@@ -151,17 +160,18 @@ export function checkpointOptions({ step, softcap, windowPattern, ropeTable }: L
   }
 }
 
-async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: NativeLoadOptions) => NativeJob<NativeModel>, isForCpu = false): Promise<GPT> {
-  const { onProgress, isa, signal } = options
+async function newGPT(spec: ModelSpec, options: LoadOptions, startJob: (options: NativeLoadOptions) => NativeJob<NativeModel>, isForCpu = false): Promise<GPT> {
+  const { isa, signal } = options
   const dtype = options.dtype === undefined || options.dtype === 'auto' ? 'bfloat16' : options.dtype
   const nativeOptions: NativeLoadOptions = {
     dtype, threads: options.threads ?? 0, ...(isa === undefined ? {} : { isa }),
-    ...(onProgress === undefined ? {} : { onProgress: (phase, bytes, total) => onProgress({ phase, bytes, total }) })
   }
+  const start = (more: NativeLoadOptions): Promise<NativeModel> => reporting(options.onProgress, signal,
+    (onProgress, signal) => runJob(() => startJob({ ...more, ...(onProgress === undefined ? {} : { onProgress }) }), signal), (model) => model.dispose())
   const { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern } = spec
   typed(() => native().describe(spec))
-  const onCpu = () => runJob(() => start(nativeOptions), signal)
-  const onCuda = (cudaDevice: number) => runJob(() => start({ ...nativeOptions, cudaDevice }), signal)
+  const onCpu = () => start(nativeOptions)
+  const onCuda = (cudaDevice: number) => start({ ...nativeOptions, cudaDevice })
   const choice = await chooseDevice(options.device ?? 'auto', { isForCpu: isForCpu || isa !== undefined || isCpuOnly(dtype) })
   const { model, device } = choice.cudaDevice === null ? { model: await onCpu(), device: 'cpu' }
     : await onCuda(choice.cudaDevice).then((model) => ({ model, device: choice.name }), (error: unknown) => fallBack(choice, error, onCpu))
@@ -170,11 +180,40 @@ async function newGPT(spec: ModelSpec, options: LoadOptions, start: (options: Na
       await model.dispose()
       throw error
     }))
-  return new GPT({
+  return GPT.create({
     backend,
     config: { generation, sequenceLen, vocabSize, nLayer, nHead, nKvHead, nEmbd, windowPattern },
     device, dtype, numParams: model.numParams, memoryBytes: model.memoryBytes, dispose: () => model.dispose()
   })
+}
+
+/**
+ * What `run` makes, where `report` calls `onProgress`. When that throws, the signal ends the work, and it rejects with what was thrown,
+ * also at the end: `discard` then takes what was made.
+ */
+export async function reporting<T>(
+  onProgress: LoadOptions['onProgress'], outer: AbortSignal | undefined,
+  run: (report: NativeProgress | undefined, signal: AbortSignal | undefined) => Promise<T>, discard?: (made: T) => Promise<void>
+): Promise<T> {
+  if (onProgress === undefined) return run(undefined, outer)
+  const { controller, unlink } = linkedAbort(outer)
+  const thrown: unknown[] = []
+  const report: NativeProgress = (phase, bytes, total) => {
+    try {
+      onProgress({ phase, bytes, total })
+    } catch (error) {
+      thrown.push(error)
+      controller.abort(error)
+    }
+  }
+  try {
+    const made = await run(report, controller.signal)
+    if (thrown.length === 0) return made
+    await discard?.(made)
+    throw thrown[0]
+  } finally {
+    unlink()
+  }
 }
 
 /** The directory itself (or a packed file's) when it holds a tokenizer, else nanochat's place for it. */

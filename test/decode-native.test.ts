@@ -154,7 +154,7 @@ engines.before(async (context) => {
       ...(decode && { decode }),
       forward: (rows, options) => { side.passes++; return backend.forward(rows, options) }
     }
-    const over = new GPT({ backend: counting, config, device, dtype, numParams, memoryBytes, dispose: async () => undefined })
+    const over = GPT.create({ backend: counting, config, device, dtype, numParams, memoryBytes, dispose: async () => undefined })
     const side = { model: over, engine: new Engine(over, tokenizer), passes: 0 }
     return side
   }

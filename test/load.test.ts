@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { NanochatError, type ErrorCode } from '../lib/errors.js'
+import type { GPTConfig } from '../lib/gpt.js'
 import { loadGPT, loadModel, loadModelFromDir, seededGPT, type LoadOptions } from '../lib/load.js'
 import { native, type ModelSpec } from '../lib/native.js'
 import { loader, programPath } from './support/program.js'
@@ -60,6 +61,13 @@ test('nanochat\'s directories: sources, tags, steps and the tokenizer two levels
   await rejectsWith('ERR_CHECKPOINT_NOT_FOUND', /base_checkpoints/, loadModel('base', { baseDir }))
 }))
 
+test('a path that is no model is named, not the tokenizer that it would have had', () => withDir(async (dir) => {
+  const nowhere = join(dir, 'checkpoints', 'd24')
+  await rejectsWith('ERR_CHECKPOINT_NOT_FOUND', /d24 does not exist/, loadModelFromDir(nowhere))
+  await writeTiny(dir)
+  await rejectsWith('ERR_CHECKPOINT_NOT_FOUND', /tokenizer\.pkl or tokenizer\.json/, loadModelFromDir(dir))
+}))
+
 test('a tokenizer of another size is refused', () => withDir(async (dir) => {
   await writeTiny(dir)
   await rejectsWith('ERR_TOKENIZER_MISMATCH', /2048 tokens and the model 64/, loadModelFromDir(dir, { tokenizerDir: demoTokenizer }))
@@ -74,6 +82,11 @@ test('options that are unknown or wrong are errors', async () => {
     [{ modelTag: 'd12' }, 'ERR_INVALID_ARG'], [{ softcap: -1 }, 'ERR_INVALID_ARG'], [{ windowPattern: 'X' }, 'ERR_INVALID_ARG'], [{ ropeTable: 'int8' }, 'ERR_INVALID_ARG']
   ]
   for (const [options, code] of wrong) await rejectsWith(code, /./, loadModel('demo', options as LoadOptions))
+  const elsewhere = { tokenizerDir: '/nonexistent' } as LoadOptions
+  for (const loading of [loadModel('demo', elsewhere), loadModel('sft', elsewhere), loadGPT('/nonexistent', elsewhere), seededGPT({ ...tinySpec }, 1, elsewhere)]) {
+    await rejectsWith('ERR_INVALID_ARG', /"tokenizerDir"/, loading)
+  }
+  await rejectsWith('ERR_INVALID_ARG', /config/, seededGPT(null as unknown as GPTConfig, 1))
   await rejectsWith('ERR_INVALID_ARG', /source/, loadModel('tiny' as 'demo'))
   await rejectsWith('ERR_INVALID_ARG', /seed/, seededGPT({ ...tinySpec }, -1))
   await rejectsWith('ERR_CHECKPOINT_ARCH', /n_head/, seededGPT({ ...tinySpec, nKvHead: 3 }, 1))
@@ -92,6 +105,20 @@ test('progress rises to the total', async () => {
   assert.equal(seen, [...seen].sort((a, b) => a - b))
   assert.is(seen.at(-1), total)
   assert.is(total, loaded.model.memoryBytes)
+})
+
+test('what onProgress throws ends the loading, at its first call and at its last', async () => {
+  for (const at of ['first', 'last']) {
+    const onProgress: LoadOptions['onProgress'] = ({ bytes, total }) => { if (at === 'first' || bytes === total) throw new Error(at) }
+    assert.is(await loadModel('demo', { onProgress }).then(() => 'loaded', (e: Error) => e.message), at)
+  }
+})
+
+test('a seeded model is of the newest generation, whatever else its config carries', async () => {
+  await using plain = await seededGPT({ ...tinySpec }, 1)
+  await using same = await seededGPT({ ...tinySpec, generation: 'G1', mlpHidden: 8 } as GPTConfig, 1)
+  assert.is(same.config.generation, 'G6')
+  assert.is(same.numParams, plain.numParams)
 })
 
 test('abort before and during a load rejects with the reason', async () => {

@@ -8,7 +8,7 @@ import { decode } from '../../lib/decode.js'
 import { Engine } from '../../lib/engine.js'
 import { NanochatError } from '../../lib/errors.js'
 import type { GPT } from '../../lib/gpt.js'
-import { loadGPT, loadModel, seededGPT, type LoadOptions } from '../../lib/load.js'
+import { loadGPT, loadModel, seededGPT, seededModel, type LoadOptions } from '../../lib/load.js'
 import { native, type ModelSpec } from '../../lib/native.js'
 import { newSampler, type SamplingParams } from '../../lib/sampling.js'
 import type { GenerateOptions } from '../../lib/types.js'
@@ -93,7 +93,7 @@ const specs: readonly ModelSpec[] = [
 const T = 300
 
 async function withSpec(spec: ModelSpec, options: LoadOptions, use: (backend: Backend) => Promise<void>): Promise<void> {
-  await using model = await seededGPT(spec, 1, { device: 'cuda', threads: 1, ...options })
+  await using model = await seededModel(spec, 1, { device: 'cuda', threads: 1, ...options })
   await use(model.backend)
 }
 
@@ -103,7 +103,7 @@ for (const spec of specs) {
 
     test(`${spec.generation} ${dtype}: as on the CPU; chunked, forked, truncated and batched = whole`, () => withSpec(spec, { dtype }, async (backend) => {
       const tokens = formulaPrompt(T, V)
-      await using cpu = await seededGPT(spec, 1, { device: 'cpu', dtype, threads: 1 })
+      await using cpu = await seededModel(spec, 1, { device: 'cpu', dtype, threads: 1 })
       const first = backend.newSequence(), whole = await append(backend, first, tokens)
       const near = (got: Float32Array, from: number, what: string): void => {
         const error = relativeError(got, whole.subarray(from * V, from * V + got.length))

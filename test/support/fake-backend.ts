@@ -165,7 +165,7 @@ export class FakeSequence implements Sequence {
 /** A GPT over a fake backend. */
 export function fakeModel(options: FakeOptions = {}): { backend: FakeBackend, model: GPT } {
   const backend = new FakeBackend(options)
-  const model = new GPT({
+  const model = GPT.create({
     backend,
     config: { generation: 'G6', sequenceLen: options.sequenceLen ?? 64, vocabSize: backend.vocabSize, nLayer: 1, nHead: 1, nKvHead: 1, nEmbd: 8, windowPattern: 'L' },
     device: 'fake', dtype: 'float32', numParams: 0, memoryBytes: 0,
