@@ -13,7 +13,7 @@ export async function runBenchmark(argv: readonly string[], program: string, mor
   const [name = '', ...args] = /^-(?!h$|-help$)/.test(argv[0] ?? '') ? ['decode', ...argv] : argv
   const commands = { ...ofThePackage, ...more }
   if (name === '' || name === '--help' || name === '-h') {
-    console.log(`${program} [command] [options]; <command> --help lists its options; without a command decode runs\n\n${list(commands)}`)
+    console.log(`${program} [command] [options]; <command> --help lists its options; options without a command are those of decode\n\n${list(commands)}`)
     return name === '' ? 2 : 0
   }
   const command = Object.entries(commands).find(([known]) => known === name)?.[1]

@@ -97,7 +97,7 @@ function joined(chunks: readonly Chunk[]): { ids: Int32Array, mask: Uint8Array }
 function checkedTurns(messages: readonly Message[]): Message[] {
   if (!Array.isArray(messages)) throw invalid('an array of messages', describe(messages))
   if (messages.length === 0) throw invalid('at least one message', 'an empty list')
-  messages.forEach(checkMessage)
+  for (const [i, message] of messages.entries()) checkMessage(message, i)   // note: forEach would skip holes
   const [system, first, ...rest] = messages as readonly Message[]
   if (system?.role !== 'system') return alternating(messages, 0)
   if (first?.role !== 'user') throw invalid('a user message at messages[1], after the system message', first ? `role ${describe(first.role)}` : 'nothing')
@@ -123,14 +123,14 @@ function checkMessage(message: unknown, i: number): void {
   if (typeof content === 'string') return
   if (role !== 'assistant') throw invalid(`a string as content of ${at}, a ${role} message`, describe(content))
   if (!Array.isArray(content)) throw invalid(`a string or a list of parts as content of ${at}`, describe(content))
-  content.forEach((part: unknown, p) => {
+  for (const [p, part] of (content as unknown[]).entries()) {
     if (!isObject(part)) throw invalid(`an object { type, text } at ${at}.content[${p}]`, describe(part))
     const { type, text } = part
     if (type !== 'text' && type !== 'python' && type !== 'python_output') {
       throw invalid(`type "text", "python" or "python_output" at ${at}.content[${p}]`, `type ${describe(type)}`)
     }
     if (typeof text !== 'string') throw invalid(`a string as text of ${at}.content[${p}]`, describe(text))
-  })
+  }
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

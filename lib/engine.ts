@@ -53,7 +53,7 @@ export class Engine implements AsyncDisposable {
 
   /** Draws tokens from `model`. With null for `tokenizer` tokens are plain: no stop token, no tools, no chat. Throws ERR_INVALID_ARG, ERR_TOKENIZER_MISMATCH. */
   constructor(model: GPT, tokenizer: Tokenizer | null, options: EngineOptions = {}) {
-    if (!(model instanceof GPT)) throw invalidArg('model', 'a GPT', model)
+    if (!(model instanceof GPT)) throw invalidArg('model', 'a GPT, of the same build of the package (ESM or CommonJS) as the Engine,', model)
     checkKnown(options, ['maxRows', 'kvCacheBytes'])
     const { vocabSize, sequenceLen } = model.config
     const oneRow = sequenceLen * model.backend.kvBytesPerToken

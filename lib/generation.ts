@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { Sequence } from './backend.js'
 import { draw, prefillChunk } from './decode.js'
 import type { Drawn, TokenLogprobs } from './decode.js'
@@ -106,6 +107,7 @@ export class Generation {
       finishReason: null,
       stopFrom: null
     }))
+    setMaxListeners(0, this.#abort.signal)     // every row may wait for it, and every tool
     this.#aborted = new Promise((_, reject) => this.#abort.signal.addEventListener('abort', () => reject(this.#abort.signal.reason)))
     this.#aborted.catch(() => undefined)
   }
@@ -184,6 +186,7 @@ export class Generation {
     this.#started = true
     this.#startedAt = performance.now()
     enter(this)
+    if (signal) setMaxListeners(0, signal)     // any number of calls may share the caller's
     signal?.addEventListener('abort', this.#onAbort)
     const cached = kvCache?.lock(model.backend)
     this.#cacheLocked = kvCache !== null

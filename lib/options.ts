@@ -89,7 +89,7 @@ function checkStops(stop: GenerateOptions['stop']): readonly string[] {
 
 function checkLogitBias(logitBias: GenerateOptions['logitBias'], vocabSize: number): SamplingParams['logitBias'] {
   if (logitBias === undefined) return []
-  if (typeof logitBias !== 'object' || logitBias === null) throw invalidArg('logitBias', 'an object of numbers by token id', logitBias)
+  if (typeof logitBias !== 'object' || logitBias === null || logitBias instanceof Map) throw invalidArg('logitBias', 'an object of numbers by token id', logitBias)
   return Object.entries(logitBias).map(([key, bias]: [string, unknown]) => {
     const id = Number(key)
     if (String(id) !== key || !Number.isInteger(id) || id < 0 || id >= vocabSize) {

@@ -2,7 +2,7 @@ import { constants } from 'node:os'
 import { resolve as absolute } from 'node:path'
 import { useCalculator } from './calculator.js'
 import { invalidArg, NanochatError } from './errors.js'
-import { checkInteger, checkKnown } from './options.js'
+import { checkInteger, checkKnown, checkSignal } from './options.js'
 import { CageFailure, type Outcome } from './sandbox-cage.js'
 import { runUnconfined } from './sandbox-off.js'
 import { keepAlive } from './sandbox-process.js'
@@ -165,6 +165,7 @@ const cpuSteps = [6, 12, 32, 62, 302, 3602]
 function check(code: string, options: ExecuteOptions): Settings {
   if (typeof code !== 'string') throw invalidArg('code', 'a string', code)
   checkKnown(options, optionNames)
+  checkSignal(options.signal)
   const { timeoutMs = 5000, maximumMemoryBytes = 256 << 20, maxOutputBytes = 65536, poolSize = 2, minTier = 'sealed', readOnlyPaths = [] } = options
   checkInteger('timeoutMs', timeoutMs, 1, 3_600_000)
   checkInteger('maximumMemoryBytes', maximumMemoryBytes, 64 << 20, 2 ** 46)

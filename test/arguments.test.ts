@@ -40,6 +40,8 @@ test('tools', async () => {
   await refuses((options) => nanochat.pythonTool(options), wrong.filter((value) => typeof value === 'object' && value !== null))
   await refuses((maxTokens) => nanochat.pythonTool({ maxTokens }), [5])
   await refuses((encode) => nanochat.pythonTool({ encode }))
+  await refuses((signal) => nanochat.pythonTool({ signal }))
+  await refuses((signal) => nanochat.executeCode('1', { signal }))
   await refuses((timeoutMs) => nanochat.pythonTool({ timeoutMs }), [5])
   assert.ok(NanochatError.is(await errorOf(() => nanochat.pythonTool({ timeout: 5 } as never))), 'an option that is not known')
 })

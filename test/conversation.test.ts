@@ -73,6 +73,8 @@ test('refuses what is no conversation, and says where', () => {
     [{ 0: user('a'), length: 1 }, /an array of messages/],
     [[], /at least one message.*empty list/],
     [[null], /messages\[0\].*null/],
+    [new Array(2), /messages\[0\].*undefined/],
+    [[user('a'), { role: 'assistant', content: new Array(1) }], /messages\[1\]\.content\[0\].*undefined/],
     [['Hi'], /messages\[0\].*"Hi"/],
     [[{ role: 'tool', content: '' }], /messages\[0\].*role "tool"/],
     [[{ role: 'user' }], /content of messages\[0\].*undefined/],

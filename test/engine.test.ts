@@ -215,6 +215,25 @@ columns('a tool that throws, now or later, rejects with its error after the rows
   }
 })
 
+columns('many rows with tools that watch the signal, and many calls with one signal, are no leak to warn of', async () => {
+  const warnings: string[] = []
+  const hear = ({ message }: Error): void => { warnings.push(message) }
+  process.on('warning', hear)
+  const { signal } = new AbortController()
+  const { backend, engine } = setup({}, { kvCacheBytes: 1e9 })
+  backend.script(prompt, [pythonStart, 65, pythonEnd, 66])
+  const tool: Tool = async (_, { signal: ended }) => {
+    ended.addEventListener('abort', () => {})
+    await sleep(1)
+    return 'x'.repeat(300)
+  }
+  await engine.generateBatch(prompt, { ...greedy, maxTokens: 400, numSamples: 16, tool })
+  await Promise.all(Array.from({ length: 16 }, () => engine.generateBatch(prompt, { ...greedy, maxTokens: 3, tool: null, signal })))
+  await sleep(0)
+  process.off('warning', hear)
+  assert.equal(warnings, [])
+})
+
 columns('a tool result that is no text is ERR_INVALID_ARG', async () => {
   const { backend, engine } = setup()
   backend.script(prompt, [pythonStart, 65, pythonEnd, 66])
@@ -345,7 +364,7 @@ limits('every unknown or wrong option and every wrong token is ERR_INVALID_ARG, 
   const { engine, backend } = setup()
   const wrong: Record<string, unknown>[] = [
     { temprature: 1 }, { temperature: -1 }, { temperature: NaN }, { temperature: '1' }, { temperature: Infinity }, { topK: -1 }, { topK: 1.5 }, { topP: 1.1 }, { topP: -0.1 },
-    { minP: 2 }, { repetitionPenalty: 0 }, { repetitionPenalty: NaN }, { logitBias: 3 }, { logitBias: { x: 1 } }, { logitBias: { [V]: 1 } }, { logitBias: { 1: NaN } }, { logitBias: { 1: Infinity } },
+    { minP: 2 }, { repetitionPenalty: 0 }, { repetitionPenalty: NaN }, { logitBias: 3 }, { logitBias: { x: 1 } }, { logitBias: { [V]: 1 } }, { logitBias: { 1: NaN } }, { logitBias: { 1: Infinity } }, { logitBias: new Map([[1, 1]]) },
     { seed: -1 }, { seed: 0.5 }, { seed: 2 ** 60 }, { numSamples: 0 }, { numSamples: 65 }, { maxTokens: 0 }, { maxTokens: Infinity }, { stop: '' }, { stop: [''] }, { stop: 5 }, { logprobs: -1 },
     { logprobs: V + 1 }, { kvCache: {} }, { kvCache: null }, { tool: 'python' }, { signal: {} }, { temperature: null }, { stop: null }
   ]

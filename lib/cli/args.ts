@@ -37,9 +37,10 @@ export function parseCommandLine(argv: readonly string[]): Request {
     if (!options[key]?.commands.includes(name)) throw wrongUsage(`${name} has no option --${key}.`)
   }
   const text = (key: string): string | undefined => values[key] as string | undefined
+  const takesDirectory = name === 'inspect' || name === 'quantize'
+  if (takesDirectory && words.length > 1) throw wrongUsage(`Expected one directory but received ${words.length}: ${words.map((word) => JSON.stringify(word)).join(', ')}.`)
   const argument = words.length > 0 ? words.join(' ') : undefined
   if (argument !== undefined && text('prompt') !== undefined) throw wrongUsage(`Expected one text but received both -p and ${JSON.stringify(argument)}.`)
-  const takesDirectory = name === 'inspect' || name === 'quantize'
   if (name === 'quantize' && text('out') === undefined) throw wrongUsage('Expected -o and where to write to.')
   if (name === 'doctor' && argument !== undefined) throw wrongUsage(`doctor takes no argument but received ${JSON.stringify(argument)}.`)
   return {
@@ -82,7 +83,10 @@ function parsed(argv: readonly string[]): { values: Record<string, string | bool
     const { 'device-type': deviceType, ...rest } = values as Record<string, string | boolean | undefined>
     return { values: deviceType === undefined ? rest : { device: deviceType, ...rest }, positionals }
   } catch (cause) {
-    if (cause instanceof Error && 'code' in cause && String(cause.code).startsWith('ERR_PARSE_ARGS')) throw wrongUsage(`${cause.message.split(/\.?\n|\. /)[0]}.`, cause)
+    if (cause instanceof Error && 'code' in cause && String(cause.code).startsWith('ERR_PARSE_ARGS')) {
+      const [problem = '', , remedy] = cause.message.split('\n')   // the remedy is for values that begin with a dash
+      throw wrongUsage(`${problem.replace(/\.( .*)?$/, '')}.${remedy === undefined ? '' : ` ${remedy}`}`, cause)
+    }
     throw cause
   }
 }

@@ -81,7 +81,7 @@ const overview = `nanochat-node <command> [options]
   quantize [directory] -o path   write it as one file of fewer bits that loads at once
   demo [question]      chat with the small model of the package
   doctor               what works on this machine, what does not, and why
-  bench [name]         measure this machine: decode, kernels, load, sandbox; without a name lists them
+  bench [name]         measure this machine: decode, kernels, load, quality, sandbox; without a name lists them
 
   -h, --help           also nanochat-node <command> --help
       --version`
