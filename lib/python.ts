@@ -27,7 +27,7 @@ export interface ExecuteOptions {
   python?: string | undefined
   /** Shown to the program under their own names; folders are also import paths. */
   readOnlyPaths?: string[] | undefined
-  /** Warm interpreters kept, 0 to 64; default 2. */
+  /** Warm interpreters kept, 0 to 64, for each of the four kinds of cage used last; default 2. */
   poolSize?: number | undefined
   /** Of `random`, below 2^32; strings hash alike in every run anyway. */
   seed?: number | undefined
@@ -57,7 +57,7 @@ export interface ExecutionResult {
   exitCode: number | null
   /** What ended the interpreter, else null. */
   signal: NodeJS.Signals | null
-  /** Milliseconds from the call to the result. */
+  /** Milliseconds that the program took, the start of an interpreter not counted. */
   durationMs: number
   /** The cage it ran in; 'none' with `sandbox: 'off'`. */
   tier: Tier | 'none'
@@ -94,9 +94,13 @@ async function execute(code: string, options: ExecuteOptions, given?: CagePlan):
     const outcome = await poolOf(plan, settings).run(code, limits, signal)
     return describeRun(outcome, settings, plan.tier, plan.layers)
   } catch (error) {
-    if (error instanceof CageFailure) throw new NanochatError('ERR_SANDBOX_UNAVAILABLE', `The cage did not close: ${error.layer}: ${error.message}. The program was not run.`, { cause: error })
-    throw error
+    throw asUnavailable(error)
   }
+}
+
+function asUnavailable(error: unknown): unknown {
+  if (!(error instanceof CageFailure)) return error
+  return new NanochatError('ERR_SANDBOX_UNAVAILABLE', `The cage did not close: ${error.layer}: ${error.message}. The program was not run.`, { cause: error })
 }
 
 /** Of {@link pythonTool}: limits of every program, and of what the model reads. */
@@ -142,7 +146,7 @@ export async function describeSandbox(python?: string): Promise<{ tier: Tier | '
 /** Starts the warm interpreters ahead of the first call. Rejects with ERR_SANDBOX_UNAVAILABLE, ERR_INVALID_ARG. */
 export async function warmSandbox(options: ExecuteOptions = {}): Promise<void> {
   const settings = check('', options)
-  await keepAlive(planCage(options.python, settings.minTier).then((plan) => poolOf(plan, settings).refill()))
+  await keepAlive(planCage(options.python, settings.minTier).then((plan) => poolOf(plan, settings).refill()).catch((error: unknown) => { throw asUnavailable(error) }))
 }
 
 /** Ends all interpreters of this thread and waits until they are gone. They also end with the process. */
@@ -159,14 +163,15 @@ function poolOf(plan: CagePlan, settings: Settings): Pool {
   return poolFor(key, settings.poolSize, (warm) => cageSpec(plan, settings.cage, warm), plan.tier === 'sealed')
 }
 
-// The wall clock is the limit; the limit on CPU seconds is its net, and part of what a warm interpreter is started with.
+// The wall clock is the limit; the limit on CPU seconds is its net, and part of what a warm interpreter is started with, whose start counts, too.
 const cpuSteps = [6, 12, 32, 62, 302, 3602]
 
 function check(code: string, options: ExecuteOptions): Settings {
   if (typeof code !== 'string') throw invalidArg('code', 'a string', code)
   checkKnown(options, optionNames)
   checkSignal(options.signal)
-  const { timeoutMs = 5000, maximumMemoryBytes = 256 << 20, maxOutputBytes = 65536, poolSize = 2, minTier = 'sealed', readOnlyPaths = [] } = options
+  const { timeoutMs = 5000, maximumMemoryBytes = 256 << 20, maxOutputBytes = 65536, poolSize = 2, readOnlyPaths = [] } = options
+  const { minTier = 'sealed' } = options
   checkInteger('timeoutMs', timeoutMs, 1, 3_600_000)
   checkInteger('maximumMemoryBytes', maximumMemoryBytes, 64 << 20, 2 ** 46)
   checkInteger('maxOutputBytes', maxOutputBytes, 16, 1 << 20)
@@ -176,8 +181,9 @@ function check(code: string, options: ExecuteOptions): Settings {
   if (options.sandbox !== undefined && options.sandbox !== 'on' && options.sandbox !== 'off') throw invalidArg('sandbox', "'on' or 'off'", options.sandbox)
   checkPython(options.python)
   if (!Array.isArray(readOnlyPaths) || readOnlyPaths.some((path) => typeof path !== 'string' || path.includes(':') || path.includes('\0'))) throw invalidArg('readOnlyPaths', 'an array of paths without ":"', readOnlyPaths)
-  const cpuSeconds = cpuSteps.find((step) => step * 1000 > timeoutMs) ?? Math.ceil(timeoutMs / 1000) + 1
-  return { timeoutMs, maxOutputBytes, poolSize, minTier, cage: { memoryBytes: maximumMemoryBytes, cpuSeconds, readOnlyPaths: readOnlyPaths.map((path) => absolute(path)) } }
+  const cpuSeconds = cpuSteps.find((step) => step * 1000 >= timeoutMs + 1000) ?? Math.ceil(timeoutMs / 1000) + 1
+  const needsFiles = readOnlyPaths.length > 0 && minTier === 'sealed'   // a sealed cage opens none
+  return { timeoutMs, maxOutputBytes, poolSize, minTier: needsFiles ? 'container' : minTier, cage: { memoryBytes: maximumMemoryBytes, cpuSeconds, readOnlyPaths: readOnlyPaths.map((path) => absolute(path)) } }
 }
 
 function checkPython(python: string | undefined): void {
@@ -224,9 +230,9 @@ function textForModel(run: ExecutionResult): string {
 
 /** Control characters but newline and tab, and the ones that turn the direction of text, become visible escapes. */
 function escapeControls(text: string): string {
-  return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => {
+  return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => {
     const code = c.charCodeAt(0)
-    return code < 256 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16)}`
+    return code < 256 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16).padStart(4, '0')}`
   })
 }
 

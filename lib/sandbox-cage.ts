@@ -1,5 +1,6 @@
-import { closeSync, readSync, writeSync } from 'node:fs'
+import { readSync } from 'node:fs'
 import { Socket } from 'node:net'
+import { constants } from 'node:os'
 import { encodeRequest, FrameReader, Output, type Frame } from './sandbox-protocol.js'
 import { removeTree, startProcess, type Started } from './sandbox-process.js'
 
@@ -31,7 +32,8 @@ export interface Outcome {
 
 /** Why no interpreter came up: the layer that refused and the launcher's own words. */
 export class CageFailure extends Error {
-  constructor(readonly layer: string, message: string) { super(message) }
+  /** `mayPass`: it was the time that ran out; another attempt may do. */
+  constructor(readonly layer: string, message: string, readonly mayPass = false) { super(message) }
 }
 
 const floodBytes = 4 << 20
@@ -46,8 +48,10 @@ export class Cage {
   readonly startedAt = performance.now()
   /** Resolves when the launcher, and with it everything inside, is gone. */
   readonly gone: Promise<void>
+  private readonly outputs: { socket: Socket, fd: number, output: () => Output }[]
   private readonly sockets: Socket[] = []
   private readonly request: Socket
+  private readonly control: Socket
   private report = ''
   private beforeReady = ''
   private isReady = false
@@ -61,12 +65,14 @@ export class Cage {
   private settle: ((end: Outcome['end']) => void) | null = null
 
   private constructor(private readonly process: Started, spec: CageSpec) {
-    this.listen(process.stdout, (chunk) => { this.stdout.push(chunk); this.checkFlood() })
-    this.listen(process.stderr, (chunk) => { this.stderr.push(chunk); this.checkFlood() })
+    this.outputs = [
+      { fd: process.stdout, output: () => this.stdout, socket: this.listen(process.stdout, (chunk) => { this.stdout.push(chunk); this.checkFlood() }) },
+      { fd: process.stderr, output: () => this.stderr, socket: this.listen(process.stderr, (chunk) => { this.stderr.push(chunk); this.checkFlood() }) }
+    ]
     this.listen(process.result, (chunk) => this.onResult(chunk))
     this.listen(process.report, (chunk) => { if (this.report.length < 4096) this.report += chunk.toString('utf8') })
-    this.request = new Socket({ fd: process.request, readable: false, writable: true })
-    this.request.on('error', () => {}).unref()                   // the interpreter is gone: its exit tells
+    this.request = this.writeTo(process.request)
+    this.control = this.writeTo(process.control)
     this.gone = process.exited.then(async () => {
       this.isGone = true
       this.checkEnd()
@@ -78,7 +84,8 @@ export class Cage {
   static async start(spec: CageSpec): Promise<Cage> {
     const process = await startProcess(spec.launcher, spec.argv, spec.env).catch((error: Error) => { throw new CageFailure('process', error.message) })
     const cage = new Cage(process, spec)
-    const timer = setTimeout(() => cage.onReady(new CageFailure('process', `the interpreter was not ready within ${startTimeoutMs} ms`)), startTimeoutMs)
+    const tooLate = (): void => cage.onReady(new CageFailure('process', `the interpreter was not ready within ${startTimeoutMs} ms`, true))
+    const timer = setTimeout(() => setImmediate(tooLate), startTimeoutMs)   // note: after a blocked event loop, what was said in time is read first
     try {
       await new Promise<void>((resolve, reject) => { cage.onReady = (error) => error ? reject(error) : resolve() })
       return cage
@@ -98,7 +105,12 @@ export class Cage {
       this.stdout = new Output(limits.maxOutputBytes)
       this.stderr = new Output(limits.maxOutputBytes)
       this.reader = new FrameReader(limits.maxOutputBytes)
-      const timer = setTimeout(() => { this.process.kill(); this.settle?.('timeout') }, limits.timeoutMs + graceMs)
+      const tooLate = (): void => {
+        if (this.settle === null) return
+        this.process.kill()
+        this.settle('timeout')
+      }
+      const timer = setTimeout(() => setImmediate(tooLate), limits.timeoutMs + graceMs)
       const startedAt = performance.now()
       this.settle = (end) => {
         this.settle = null
@@ -108,7 +120,7 @@ export class Cage {
       }
       const timeout = Buffer.alloc(4)
       timeout.writeUInt32LE(limits.timeoutMs)
-      try { writeSync(this.process.control, timeout) } catch { /* the launcher is gone: its exit tells */ }
+      this.control.write(timeout)
       this.request.end(encodeRequest(code, limits.maxOutputBytes, limits.seed))
       this.checkEnd()
     })
@@ -118,19 +130,22 @@ export class Cage {
   close(): void {
     if (this.closed) return
     this.closed = true
-    closeSync(this.process.control)
-    for (const socket of this.sockets) socket.destroy()
-    this.request.destroy()
+    for (const socket of [this.control, this.request, ...this.sockets]) socket.destroy()
     const timer = setTimeout(() => this.process.kill(), graceMs)
     timer.unref()
     void this.gone.then(() => clearTimeout(timer))
   }
 
-  private listen(fd: number, onData: (chunk: Buffer) => void): void {
+  private writeTo(fd: number): Socket {
+    return new Socket({ fd, readable: false, writable: true }).on('error', () => {}).unref()   // the other end is gone: its exit tells
+  }
+
+  private listen(fd: number, onData: (chunk: Buffer) => void): Socket {
     const socket = new Socket({ fd, readable: true, writable: false })
     this.openStreams++
     socket.on('data', onData).on('error', () => {}).on('close', () => { this.openStreams--; this.checkEnd() }).unref()
     this.sockets.push(socket)
+    return socket
   }
 
   private onResult(chunk: Buffer): void {
@@ -143,8 +158,8 @@ export class Cage {
     if (this.reader === null) return this.close()                // a frame before any request
     this.reader.push(chunk)
     if (this.reader.state === 'complete') {
-      drain(this.process.stdout, this.stdout)
-      drain(this.process.stderr, this.stderr)
+      // note: the program can close its output, and then the number of a destroyed socket's descriptor is anybody's
+      for (const { socket, fd, output } of this.outputs) if (!socket.destroyed) drain(fd, output())
       this.settle?.('result')
     } else if (this.reader.state === 'invalid') this.settle?.('exit')
   }
@@ -167,7 +182,7 @@ export class Cage {
     const exitCode = number('code')
     return {
       frame: end === 'result' ? this.reader?.frame ?? null : null, end, startedAt,
-      exitCode: exitCode >= 0 ? exitCode : null, signal: number('signal') || 0, maxRssBytes: (number('rss') || 0) * 1024,
+      exitCode: exitCode >= 0 ? exitCode : null, signal: end === 'flood' ? constants.signals.SIGKILL : number('signal') || 0, maxRssBytes: (number('rss') || 0) * 1024,
       stdout: this.stdout, stderr: this.stderr,
     }
   }

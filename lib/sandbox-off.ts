@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import { NanochatError } from './errors.js'
@@ -17,11 +17,12 @@ const floodBytes = 4 << 20
 export async function runUnconfined(code: string, python: string | undefined, cage: CageLimits, limits: RunLimits, signal?: AbortSignal): Promise<Outcome> {
   const executable = pythonCandidates(python)[0]
   if (!executable || process.platform === 'win32') throw new NanochatError('ERR_SANDBOX_UNAVAILABLE', `No usable ${python ?? 'python3'} was found. Install Python 3.8 or later or pass its path as \`python\`.`)
-  const interpreter = await discover(executable)
+  const interpreter = await discover(executable).catch((cause: Error) => { throw new NanochatError('ERR_SANDBOX_UNAVAILABLE', `${cause.message}.`, { cause }) })
   const scratch = await mkdtemp(join(tmpdir(), 'nanochat-python-'))
   const env = Object.fromEntries(cageEnvironment(interpreter, scratch).map((entry): [string, string] => [entry.slice(0, entry.indexOf('=')), entry.slice(entry.indexOf('=') + 1)]))
-  const child = spawn(interpreter.executable, [...interpreterArguments(interpreter, false, 'off', cage).slice(1), ''], { cwd: scratch, env, stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe'] })
   try {
+    signal?.throwIfAborted()
+    const child = spawn(interpreter.executable, [...interpreterArguments(interpreter, false, 'off', cage).slice(1), ''], { cwd: scratch, env, stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe'] })
     return await new Promise<Outcome>((resolve, reject) => {
       const [, stdoutPipe, stderrPipe, request, result] = child.stdio as unknown as [null, Readable, Readable, Writable, Readable]
       const stdout = new Output(limits.maxOutputBytes), stderr = new Output(limits.maxOutputBytes), reader = new FrameReader(limits.maxOutputBytes)
@@ -46,7 +47,7 @@ export async function runUnconfined(code: string, python: string | undefined, ca
         isReady = true
       })
       child.on('error', reject)
-      child.on('close', (exitCode) => finish('exit', exitCode))
+      child.on('close', (exitCode, name) => finish('exit', exitCode, name === null ? 0 : constants.signals[name]))
       request.end(encodeRequest(code, limits.maxOutputBytes, limits.seed))
     })
   } finally {

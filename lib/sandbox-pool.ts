@@ -1,20 +1,27 @@
 import { Cage, type CageSpec, type Outcome, type RunLimits } from './sandbox-cage.js'
 
 const maxAgeMs = 10 * 60_000         // a warm interpreter must not outlive an upgrade of its own files for long
+const maxPools = 4                   // kinds of cages that keep warm interpreters, those used last
 const maxRunning = 16                // cages at work in this process; the others wait their turn
 
 /** Makes the command line of one more cage. Warm: common modules are imported before the program comes. */
 export type SpecMaker = (warm: boolean) => CageSpec
 
 const pools = new Map<string, Pool>()
-const cages = new Set<Cage>()        // every cage not yet gone
+const starting = new Set<Promise<Cage>>()
+const cages = new Set<Cage>()        // every cage that has started and is not yet gone
 const turns: (() => void)[] = []
 let running = 0
 
 /** The pool of one kind of cage, holding `size` warm interpreters from its first use on. */
 export function poolFor(key: string, size: number, make: SpecMaker, needsWarm: boolean): Pool {
-  let pool = pools.get(key)
-  if (!pool) pools.set(key, pool = new Pool(make, needsWarm))
+  const pool = pools.get(key) ?? new Pool(make, needsWarm)
+  pools.delete(key)
+  pools.set(key, pool)               // the last
+  for (const [other, old] of [...pools].slice(0, -maxPools)) {
+    old.close()
+    pools.delete(other)
+  }
   pool.size = size
   return pool
 }
@@ -23,6 +30,7 @@ export function poolFor(key: string, size: number, make: SpecMaker, needsWarm: b
 export async function closePools(): Promise<void> {
   for (const pool of pools.values()) pool.close()
   pools.clear()
+  await Promise.allSettled(starting)
   for (const cage of cages) cage.close()
   await Promise.all([...cages].map((cage) => cage.gone))
 }
@@ -46,6 +54,7 @@ export class Pool {
     let cage: Cage | undefined
     try {
       cage = this.takeIdle() ?? await track(this.make(this.needsWarm))
+      signal?.throwIfAborted()
       return await abortable(cage.run(code, limits), cage, signal)
     } finally {
       void (cage?.gone ?? Promise.resolve()).then(endTurn)
@@ -90,17 +99,22 @@ export class Pool {
 }
 
 async function track(spec: CageSpec): Promise<Cage> {
-  const cage = await Cage.start(spec)
-  cages.add(cage)
-  void cage.gone.then(() => cages.delete(cage))
-  return cage
+  const start = Cage.start(spec)
+  starting.add(start)
+  try {
+    const cage = await start
+    cages.add(cage)
+    void cage.gone.then(() => cages.delete(cage))
+    return cage
+  } finally {
+    starting.delete(start)
+  }
 }
 
 function abortable<T>(promise: Promise<T>, cage: Cage, signal?: AbortSignal): Promise<T> {
   if (!signal) return promise
   return new Promise((resolve, reject) => {
     const abort = (): void => { cage.close(); reject(signal.reason) }
-    if (signal.aborted) return abort()
     signal.addEventListener('abort', abort, { once: true })
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
   })

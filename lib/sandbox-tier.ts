@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { accessSync, constants, existsSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, lstatSync, readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, isAbsolute, join } from 'node:path'
@@ -36,7 +36,7 @@ export interface CagePlan {
   interpreter: Interpreter
 }
 
-export interface Refusal { tier: Tier, python: string, layer: string, reason: string }
+export interface Refusal { tier: Tier, python: string, layer: string, reason: string, mayPass?: boolean }
 
 export interface CageLimits { memoryBytes: number, cpuSeconds: number, readOnlyPaths: readonly string[] }
 
@@ -60,7 +60,11 @@ export async function planCage(python: string | undefined, minTier: Tier): Promi
 export function findCage(python?: string, among: readonly Tier[] = tiers): Promise<{ plan: CagePlan | null, refusals: Refusal[] }> {
   const key = `${among.join()} ${python ?? ''}`
   let search = found.get(key)
-  if (!search) found.set(key, search = keepAlive(searchCage(python, among)))
+  if (!search) {
+    found.set(key, search = keepAlive(searchCage(python, among)))
+    // a cage that was only too slow to start is looked for again
+    void search.then(({ refusals }) => { if (refusals.some(({ mayPass }) => mayPass)) found.delete(key) }, () => found.delete(key))
+  }
   return search
 }
 
@@ -70,11 +74,13 @@ export function cageSpec(plan: CagePlan, limits: CageLimits, warm: boolean): Cag
   const sealed = tier === 'sealed'
   const scratch = tier === 'container' ? join(tmpdir(), `${scratchPrefix()}${process.pid}-${crypto().randomBytes(6).toString('hex')}`) : null
   const home = tier === 'full' ? '/box' : scratch ?? '/'
-  const reads = [...new Set([...interpreter.reads, ...limits.readOnlyPaths])]
+  const given = limits.readOnlyPaths.map((path): [real: string, path: string] => [realPath(path), path])
+  const reads = [...new Set([...interpreter.reads, ...given.map(([real]) => real)])]
+  const links = [...interpreter.links, ...given.filter(([real, path]) => real !== path)]
   const argv = [
     launcherName, '--host', String(process.pid), '--layers', layers.join(','), '--memory', String(limits.memoryBytes), '--cpu', String(limits.cpuSeconds),
     ...layers.includes('seal') ? ['--seal', sealed ? 'sealed' : 'run'] : [], '--python', interpreter.executable,
-    ...reads.flatMap((path) => ['--read', path]), ...interpreter.links.flatMap(([target, path]) => ['--link', target, path]),
+    ...reads.flatMap((path) => ['--read', path]), ...links.flatMap(([target, path]) => ['--link', target, path]),
     ...scratch === null ? [] : ['--scratch', scratch], '--',
     ...interpreterArguments(interpreter, warm, sealed ? 'sealed' : 'files', limits),
   ]
@@ -143,23 +149,23 @@ async function searchCage(python: string | undefined, among: readonly Tier[]): P
       const plan: CagePlan = { tier, layers: layersOf[tier], interpreter }
       const refusal = await dryRun(plan)
       if (refusal === null) return { plan, refusals }
-      refuse(tier, interpreter.executable, refusal.layer, refusal.message)
+      refusals.push({ tier, python: interpreter.executable, ...refusal })
     }
   }
   return { plan: null, refusals }
 }
 
 /** Runs the self-test in the cage. Null when every attempt was refused. */
-async function dryRun(plan: CagePlan): Promise<{ layer: string, message: string } | null> {
+async function dryRun(plan: CagePlan): Promise<{ layer: string, reason: string, mayPass?: boolean } | null> {
   try {
     const cage = await Cage.start(cageSpec(plan, { memoryBytes: 256 << 20, cpuSeconds: 6, readOnlyPaths: [] }, plan.tier === 'sealed'))
     const outcome = await cage.run(selfTest(plan.tier), { timeoutMs: 5000, maxOutputBytes: 4096 })
     cage.close()
     if (outcome.frame?.kind === 'value' && outcome.frame.text === 'held') return null
     const said = outcome.frame?.text ?? `${outcome.end}, exit code ${outcome.exitCode}, signal ${outcome.signal}`
-    return { layer: /^[a-z]+(?=:)/.exec(said)?.[0] ?? 'process', message: `the self-test failed: ${said}` }
+    return { layer: /^[a-z]+(?=:)/.exec(said)?.[0] ?? 'process', reason: `the self-test failed: ${said}`, mayPass: outcome.end === 'timeout' }
   } catch (error) {
-    if (error instanceof CageFailure) return { layer: error.layer, message: error.message }
+    if (error instanceof CageFailure) return { layer: error.layer, reason: error.message, mayPass: error.mayPass }
     throw error
   }
 }
@@ -186,7 +192,7 @@ function selfTest(tier: Tier): string {
     attempt('seccomp', 'exec', `os.execv(sys.executable, [sys.executable, '-c', ''])`),
     attempt('seal', 'another filter', 'check(libc.prctl(22, 2, 0, 0, 0) == 0 or ctypes.get_errno() == 14)'),
     attempt('rlimits', 'a gigabyte', 'bytearray(1 << 30)'),
-    ...tier === 'full' ? [attempt('namespaces', 'a visible parent', 'check(os.getppid() != 0)'), attempt('namespaces', 'the host name', "check(os.path.exists('/etc/passwd') or os.path.exists('/proc/self'))")] : [],
+    ...tier === 'full' ? [attempt('namespaces', 'a visible parent', 'check(os.getppid() != 0)'), attempt('namespaces', 'files of the host', "check(os.path.exists('/etc/passwd') or os.path.exists('/proc/self'))"), attempt('namespaces', 'the host name', "check(os.uname().nodename != 'sandbox')")] : [],
     ...tier === 'sealed' ? [] : ["open('works', 'w').write('x')", "os.remove('works')"],
     '"held" if not through else "; ".join(through)',
   ].join('\n')
@@ -228,13 +234,29 @@ function readAll(fd: number): Promise<string> {
   })
 }
 
-/** Scratch directories of a host and a launcher that were both killed. */
+/** Removes scratch directories of a host and a launcher that were both killed. */
 async function sweepScratch(): Promise<void> {
   const prefix = scratchPrefix()
-  for (const name of readdirSync(tmpdir())) {
+  for (const name of namesIn(tmpdir())) {
     const pid = name.startsWith(prefix) ? Number.parseInt(name.slice(prefix.length), 10) : Number.NaN
-    if (!Number.isNaN(pid) && !isAlive(pid)) await removeTree(join(tmpdir(), name)).catch(() => {})
+    const path = join(tmpdir(), name)
+    if (!Number.isNaN(pid) && !isAlive(pid) && isOfACage(path)) await removeTree(path).catch(() => {})
   }
+}
+
+function namesIn(folder: string): string[] {
+  try { return readdirSync(folder) } catch { return [] }
+}
+
+/** Whether it is a directory of this user or, as root, of one that cages get (native/sandbox/main.c): anybody can make one of that name. */
+function isOfACage(path: string): boolean {
+  const { uid, isFolder } = ownerOf(path), own = process.getuid?.()
+  return isFolder && (uid === own || (own === 0 && ((uid >= 0x70000000 && uid < 0x70400000) || (uid >= 50_000 && uid < 60_000))))
+}
+
+function ownerOf(path: string): { uid: number, isFolder: boolean } {
+  const stats = lstatSync(path, { throwIfNoEntry: false })
+  return { uid: stats?.uid ?? -1, isFolder: stats?.isDirectory() ?? false }
 }
 
 function isAlive(pid: number): boolean {
@@ -243,6 +265,11 @@ function isAlive(pid: number): boolean {
 
 function isExecutable(path: string): boolean {
   try { accessSync(path, constants.X_OK); return statSync(realpathSync(path)).isFile() } catch { return false }
+}
+
+/** Without links; the path itself where there is nothing, which the launcher then reports. */
+function realPath(path: string): string {
+  try { return realpathSync(path) } catch { return path }
 }
 
 function isDirectory(path: string): boolean {

@@ -9,7 +9,7 @@ import binding from '../lib/binding.cjs'
 // really refused by the kernel, and the tier must be found by trying.
 const test = suite('sandbox: tiers, fail closed')
 
-interface Report { tier: string, layers: string[], python: string | null, refused: string[], runs: Record<'full' | 'container' | 'sealed', string> }
+interface Report { tier: string, layers: string[], python: string | null, refused: string[], runs: Record<'full' | 'container' | 'sealed', string>, files: string }
 
 function reportWithout(layers: string[], uid?: number): Report {
   const root = binding.packageRoot
@@ -38,6 +38,7 @@ for (const uid of users) {
       const report = reportWithout(denied, uid)
       assert.is(report.tier, tier, report.refused.join('\n'))
       assert.match(report.refused.join('\n'), refused)
+      assert.is(report.files, tier === 'full' || tier === 'container' ? tier : 'ERR_SANDBOX_UNAVAILABLE')
       for (const minTier of ['full', 'container', 'sealed'] as const) {
         if (order.indexOf(tier) <= order.indexOf(minTier)) assert.match(report.runs[minTier], new RegExp(`^42 in ${tier}: .*seccomp`))
         else {

@@ -1,9 +1,10 @@
 // alone: its programs have deadlines and its checks look at every process
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import binding from '../lib/binding.cjs'
 import { NanochatError } from '../lib/errors.js'
 import { closeSandbox, describeSandbox, executeCode, pythonTool, warmSandbox } from '../lib/python.js'
 import { FrameReader, Output } from '../lib/sandbox-protocol.js'
@@ -128,7 +129,28 @@ api('extra paths are readable and importable, and read-only', async () => {
     const run = await executeCode(`import extra_module\ntry: open(${JSON.stringify(join(folder, 'w'))}, "w")\nexcept OSError as e: print(type(e).__name__)\nextra_module.VALUE`, { readOnlyPaths: [folder] })
     assert.equal([run.result, run.error, existsSync(join(folder, 'w'))], ['12', null, false])
     assert.match(run.stdout, /PermissionError|OSError/)
+    const link = join(folder, 'sub', 'link')
+    symlinkSync(folder, link)
+    assert.is((await executeCode('import extra_module\nextra_module.VALUE', { readOnlyPaths: [link] })).result, '12')
   } finally { rmSync(folder, { recursive: true }) }
+})
+
+api('an extra path through a folder that is a link on this system', async () => {
+  if (!lstatSync('/lib').isSymbolicLink()) return console.log('not tested here: /lib is no link')
+  const path = join('/lib', readdirSync('/usr/lib').find((name) => lstatSync(join('/usr/lib', name)).isDirectory() && readdirSync(join('/usr/lib', name)).length > 0) ?? '')
+  const run = await executeCode(`import os\nlen(os.listdir(${JSON.stringify(path)})) > 0`, { readOnlyPaths: [path] })
+  assert.equal([run.result, run.error], ['True', null])
+})
+
+api('the program is text: neither a byte order mark nor what it says of its encoding counts', async () => {
+  assert.is((await executeCode('# coding: latin-1\n"é"')).result, 'é')
+  assert.is((await executeCode('# coding: ascii\n"é"')).result, 'é')
+  assert.is((await executeCode('\ufeff"é"')).result, 'é')
+})
+
+api('a program of 8 MB is read in less than a second', async () => {
+  const run = await executeCode(`${'#'.repeat(8 << 20)}\n1`, { timeoutMs: 2000 })
+  assert.equal([run.result, run.error], ['1', null])
 })
 
 api('abort before, while waiting and while running', async () => {
@@ -145,6 +167,26 @@ api('abort before, while waiting and while running', async () => {
 api('options are checked', async () => {
   for (const bad of [{ timeoutMs: 0 }, { timeoutMs: 1.5 }, { maximumMemoryBytes: 1 }, { maxOutputBytes: -1 }, { poolSize: 1e9 }, { sandbox: 'maybe' }, { minTier: 'none' }, { python: '' }, { readOnlyPaths: ['a:b'] }, { seed: -1 }]) {
     try { await executeCode('1', bad as never); assert.unreachable(JSON.stringify(bad)) } catch (error) { assert.is(NanochatError.is(error) && error.code, 'ERR_INVALID_ARG', JSON.stringify(bad)) }
+  }
+})
+
+api('without a cage: an abort before the start, a signal, an interpreter that is none', async () => {
+  const controller = new AbortController(), reason = new Error('enough')
+  const run = executeCode('import time\ntime.sleep(1)', { sandbox: 'off', signal: controller.signal })
+  setTimeout(() => controller.abort(reason), 1)
+  assert.is(await run.catch((error: unknown) => error), reason)
+  const { signal, error } = await executeCode('import ctypes\nctypes.string_at(0)', { sandbox: 'off' })
+  assert.equal([signal, error], ['SIGSEGV', 'SystemExit: the interpreter ended without a result (SIGSEGV)'])
+  for (const python of ['/bin/true', '/nonexistent/python3']) {
+    const refusal: unknown = await executeCode('1', { sandbox: 'off', python }).catch((error: unknown) => error)
+    assert.is(NanochatError.is(refusal) && refusal.code, 'ERR_SANDBOX_UNAVAILABLE')
+  }
+})
+
+api('an extra path that is not there is ERR_SANDBOX_UNAVAILABLE, also when warming', async () => {
+  for (const start of [() => executeCode('1', { readOnlyPaths: ['/nonexistent'] }), () => warmSandbox({ readOnlyPaths: ['/nonexistent'] })]) {
+    const refusal: unknown = await start().then(() => null, (error: unknown) => error)
+    assert.is(NanochatError.is(refusal) && refusal.code, 'ERR_SANDBOX_UNAVAILABLE')
   }
 })
 
@@ -259,6 +301,17 @@ trees('a tree 3,000 deep, unreadable folders, names that no path can spell', asy
   await removeTree(folder)
   assert.is(existsSync(folder), false)
   await removeTree(folder)
+})
+
+trees('a directory that is moved meanwhile does not lead out of the tree', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'tree-')), harness = join(folder, 'moved_tree')
+  const { execFileSync } = await import('node:child_process')
+  execFileSync('gcc', ['-o', harness, `-I${join(binding.packageRoot, 'native', 'sandbox')}`, join(binding.packageRoot, 'test', 'native', 'moved_tree.c')])
+  for (const path of ['top/a/b', 'elsewhere/victim']) mkdirSync(join(folder, path), { recursive: true })
+  for (const path of ['top/a/b/file', 'elsewhere/victim/file']) writeFileSync(join(folder, path), 'x')
+  assert.is(execFileSync(harness, { cwd: folder, encoding: 'utf8' }), 'EBUSY\n')
+  assert.equal(readdirSync(join(folder, 'elsewhere/victim')), ['file'])
+  rmSync(folder, { recursive: true })
 })
 
 trees('links are removed, not followed', async () => {

@@ -156,6 +156,7 @@ class Thread {
     for (int fd : child) if (fd >= 0) ::close(fd);
     if (error != 0) {
       for (int fd : host) if (fd >= 0) ::close(fd);
+      host.fill(-1);
     } else {
       children_.push_back({job.id, pid, pidfd});
     }
@@ -204,17 +205,24 @@ class Thread {
     auto* boxed = new Event(event);
     const auto call = [pid](Napi::Env env, Napi::Function on_event, Event* raw) {
       const std::unique_ptr<Event> event(raw);
-      if (env == nullptr) return;
+      if (env == nullptr) return close_all(*event);
       // note: while the environment is torn down no value can be made; there is nobody left to tell then.
       try {
         Napi::Array fds = Napi::Array::New(env);
         for (int i = 0; i < kPipes; i++) fds.Set(i, Napi::Number::New(env, event->fds[i]));
         on_event.Call({Napi::String::New(env, event->name), Napi::Number::New(env, event->id), Napi::Number::New(env, event->status), fds, Napi::Number::New(env, pid)});
       } catch (const Napi::Error&) {
-        for (int fd : event->fds) if (fd > 0) ::close(fd);
+        close_all(*event);
       }
     };
-    if (notify_.NonBlockingCall(boxed, call) != napi_ok) delete boxed;
+    if (notify_.NonBlockingCall(boxed, call) == napi_ok) return;
+    close_all(*boxed);
+    delete boxed;
+  }
+
+  // The descriptors that an event would have handed over.
+  static void close_all(const Event& event) {
+    for (int fd : event.fds) if (fd > 0) ::close(fd);
   }
 
   Napi::ThreadSafeFunction notify_;

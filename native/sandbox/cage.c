@@ -126,6 +126,11 @@ static void mount_scratch(const struct cage *cage) {
   if (mkdir(STAGE BOX, 0700) != 0 || mount("tmpfs", STAGE BOX, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) != 0) die("namespaces", BOX, "mounting the scratch tmpfs");
 }
 
+static void forbid_the_host_name(void) {
+  static const char name[] = "sandbox";
+  if (sethostname(name, sizeof name - 1) != 0 || setdomainname("", 0) != 0) die("namespaces", "host name", "");
+}
+
 // An empty root: read-only what the interpreter needs, /dev/null, one small tmpfs to work in. No /proc, no /tmp, no /etc.
 static void hide_filesystem(const struct cage *cage) {
   int trees[256], count = 0;
@@ -274,8 +279,9 @@ static char *second_filter(const struct cage *cage, uint32_t self) {
 
 // ── 8. another program ─────────────────────────────────────────────────────────────────────────────────────────────
 
-// Moves the interpreter's file to a number above the limit on descriptors that is set here: execveat is allowed on that
-// number alone, closes it, and nobody can make it again.
+// Moves the interpreter's file to a number above the limit on descriptors that is set here: execveat is allowed on that number alone,
+// closes it, and nobody can make it again. note: with an absolute path the kernel ignores the number; the second filter, which is in
+// force before the first line of the program, refuses execveat whatever its arguments are.
 static void forbid_a_second_exec(const struct cage *cage, int python) {
   struct rlimit files;
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) die("rlimits", "RLIMIT_NOFILE", "");
@@ -297,7 +303,10 @@ _Noreturn void close_cage(struct cage *cage, int launcher_alive_fd) {
     gid = cage->gid;
     forbid_other_users(uid, gid);
   }
-  if (cage->namespaces) hide_filesystem(cage);
+  if (cage->namespaces) {
+    forbid_the_host_name();
+    hide_filesystem(cage);
+  }
   if (cage->capabilities) forbid_regaining_capabilities();
   forbid_identity_of_root(cage);
   if (cage->capabilities) forbid_capabilities();

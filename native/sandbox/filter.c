@@ -13,7 +13,7 @@
 
 enum action {
   ALLOW, FAKE, PERM, NOSYS, NOENT, INVAL, CHILD, NOTSUP, KILL,
-  MMAP, MMAP_SEALED, MPROTECT, MADVISE, FUTEX, FCNTL, IOCTL, SELF, PRLIMIT, CLONE, EXECVEAT, PRCTL_START, PRCTL_RUN, ARCH_PRCTL
+  MMAP, MMAP_SEALED, MPROTECT, MADVISE, FUTEX, FCNTL, IOCTL, SELF, OWN, PRLIMIT, CLONE, EXECVEAT, PRCTL_START, PRCTL_RUN, ARCH_PRCTL
 };
 
 struct rule { int number[2]; enum action action[3]; };
@@ -132,6 +132,7 @@ static void emit_action(struct cage_filter *f, enum action action, uint32_t self
     case FCNTL: check_fcntl(f); break;
     case IOCTL: load(f, ARG_LOW(1)); ALLOW_ONLY(f, ENOTTY, 0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451); break;
     case SELF: load(f, ARG_LOW(0)); ALLOW_ONLY(f, EPERM, self); break;
+    case OWN: load(f, ARG_LOW(0)); ALLOW_ONLY(f, EPERM, 0, self); break;
     case PRLIMIT: check_prlimit(f); break;
     case CLONE: load(f, ARG_LOW(0)); refuse_if_set(f, 0x10000, EAGAIN); ret_errno(f, EPERM); break;   // CLONE_THREAD
     case EXECVEAT: check_execveat(f); break;

@@ -5,8 +5,11 @@
 extern "C" {
 #endif
 
-// Removes `path` and everything below it, however deep, without following a link or leaving the tree.
-// Nothing may be writing below it any more. Returns 0, or an error number; a path that is not there is no error.
+// Opens the directory `name` of `at`, no link; one that its owner may not read is made readable first. Returns -1 with errno.
+int open_directory(int at, const char *name);
+
+// Removes `path` and everything below it, however deep, without following a link or leaving the tree, also while somebody moves
+// directories. Returns 0, or an error number, EBUSY where a directory was moved; a path that is not there is no error.
 int remove_tree(const char *path);
 
 #ifdef __cplusplus

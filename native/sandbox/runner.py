@@ -24,7 +24,10 @@ FRESH_MAIN = type(sys)
 
 
 class Output(TextIOWrapper):
-    """Keeps partial output when the program is killed, without a system call for each of very many lines."""
+    """
+    Keeps partial output when the program is killed, without a system call for each of very many lines: after a thousand, lines of the
+    last 10 ms wait for the next one.
+    """
 
     def __init__(self, descriptor):
         super().__init__(BufferedWriter(FileIO(descriptor, 'w', closefd=False)), encoding='utf-8', errors='backslashreplace', write_through=False)
@@ -117,13 +120,13 @@ def say_no_clearly():
 
 
 def read_exactly(descriptor, count):
-    data = b''
+    data = bytearray()
     while len(data) < count:
-        more = posix.read(descriptor, count - len(data))
+        more = posix.read(descriptor, min(count - len(data), 65536))
         if not more:
             posix._exit(0)                                       # the host closed: not needed any more
         data += more
-    return data
+    return bytes(data)
 
 
 def cut(text, limit):
@@ -196,7 +199,7 @@ def serve():
     posix.write(4, b'R')
     from _ast import Expr, Expression                            # takes a millisecond, while the host sends the request
     limit, seeded, seed, size = (int.from_bytes(read_exactly(3, 4), 'little') for _ in range(4))
-    source = read_exactly(3, size)
+    source = read_exactly(3, size).decode('utf-8').lstrip('\ufeff')   # text: what it says of its own encoding does not count
     posix.close(3)
     if seeded:
         import random

@@ -10,7 +10,9 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -19,6 +21,7 @@
 
 #define SCRATCH_BYTES (48ll << 20)
 #define SCRATCH_ENTRIES 1024
+#define LARGEST_FILE (16ll << 20)                      // RLIMIT_FSIZE of the cage
 #define SCRATCH_CHECK_MS 10
 
 static int64_t now_ms(void) {
@@ -28,9 +31,9 @@ static int64_t now_ms(void) {
 }
 
 static bool count_below(int at, const char *name, long long *bytes, long *entries, int depth) {
-  int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  int fd = open_directory(at, name);
   DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-  if (dir == NULL) return false;
+  if (dir == NULL) return errno != ENOENT && errno != ENOTDIR;   // what can't be counted is too much
   bool full = depth > 64;                               // deeper than any honest program goes
   for (struct dirent *entry; !full && (entry = readdir(dir)) != NULL;) {
     struct stat st;
@@ -44,8 +47,59 @@ static bool count_below(int at, const char *name, long long *bytes, long *entrie
   return full;
 }
 
-// Bytes and entries below a directory, counted until one of them passes its limit.
-static bool tree_is_larger_than(const char *path, long long bytes, long entries) { return count_below(AT_FDCWD, path, &bytes, &entries, 0); }
+// Files of the scratch directory without a name, found in the interpreter's descriptors and maps.
+struct unnamed {
+  long long bytes;                                     // that are left of the limit
+  ino_t seen[128];
+  size_t count;
+};
+
+static bool is_new(struct unnamed *files, ino_t inode) {
+  for (size_t i = 0; i < files->count; i++)
+    if (files->seen[i] == inode) return false;
+  if (files->count < sizeof files->seen / sizeof files->seen[0]) files->seen[files->count++] = inode;
+  return true;
+}
+
+static void count_open_files(pid_t python, struct unnamed *files) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/fd", (int)python);
+  DIR *dir = opendir(path);
+  struct stat st;
+  for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
+    if (fstatat(dirfd(dir), entry->d_name, &st, 0) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 0) continue;
+    if (is_new(files, st.st_ino)) files->bytes -= (long long)st.st_blocks * 512;
+  }
+  if (dir != NULL) closedir(dir);
+}
+
+// note: a map does not tell the size of a file, so that one which is not open any more counts as the largest there can be.
+static void count_mapped_files(pid_t python, const char *scratch, struct unnamed *files) {
+  char line[4096 + 128];
+  snprintf(line, sizeof line, "/proc/%d/maps", (int)python);
+  FILE *maps = fopen(line, "re");
+  while (maps != NULL && files->bytes >= 0 && fgets(line, sizeof line, maps) != NULL) {
+    const char *path = strchr(line, '/');              // range rights offset major:minor inode path
+    if (path == NULL || strncmp(path, scratch, strlen(scratch)) != 0 || strstr(path, " (deleted)") == NULL) continue;
+    const char *device = strchr(line, ':');
+    if (is_new(files, (ino_t)strtoul(strchr(device, ' '), NULL, 10))) files->bytes -= LARGEST_FILE;
+  }
+  if (maps != NULL) fclose(maps);
+}
+
+// Does the scratch directory hold more than it may, by names or, where /proc can be read, without? note: as its own user, because
+// root without CAP_SYS_PTRACE may not look into another user's process.
+static bool scratch_is_full(const struct cage *cage, pid_t python) {
+  struct unnamed files = {.bytes = SCRATCH_BYTES};
+  long entries = SCRATCH_ENTRIES;
+  if (count_below(AT_FDCWD, cage->scratch, &files.bytes, &entries, 0)) return true;
+  const int gid = setfsgid(cage->gid), uid = setfsuid(cage->uid);
+  count_open_files(python, &files);
+  count_mapped_files(python, cage->scratch, &files);
+  setfsuid((uid_t)uid);
+  setfsgid((gid_t)gid);
+  return files.bytes < 0;
+}
 
 static void report_end(int status, const char *reason, const struct rusage *used) {
   char line[160];
@@ -79,7 +133,7 @@ int supervise(const struct cage *cage, pid_t python, int pidfd, int signal_fd) {
       else why = "closed";
     } else if (fds[2].revents) why = "closed";
     else if (deadline >= 0 && now_ms() >= deadline) why = "timeout";
-    else if (deadline >= 0 && cage->scratch != NULL && tree_is_larger_than(cage->scratch, SCRATCH_BYTES, SCRATCH_ENTRIES)) why = "disk";
+    else if (deadline >= 0 && cage->scratch != NULL && scratch_is_full(cage, python)) why = "disk";
     if (why == NULL) continue;
     reason = why;
     stopping = true;

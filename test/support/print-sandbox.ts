@@ -1,4 +1,5 @@
-// Prints what the cage is on this machine, and how one program ended for each minTier, as one line of JSON.
+// Prints what the cage is on this machine, and how one program ended for each minTier, as one line of JSON;
+// files: the tier of one with extra paths.
 import { NanochatError } from '../../lib/errors.js'
 import { closeSandbox, describeSandbox, executeCode, type Tier } from '../../lib/python.js'
 
@@ -9,5 +10,6 @@ for (const minTier of ['full', 'container', 'sealed'] satisfies Tier[]) {
     runs[minTier] = `${run.result} in ${run.tier}: ${run.layers.join()}`
   } catch (error) { runs[minTier] = NanochatError.is(error) ? `${error.code}: ${error.message}` : String(error) }
 }
-console.log(JSON.stringify({ ...await describeSandbox(), runs }))
+const files = await executeCode('1', { readOnlyPaths: ['/usr/lib'] }).then(({ tier }) => tier, (error: unknown) => NanochatError.is(error) ? error.code : String(error))
+console.log(JSON.stringify({ ...await describeSandbox(), runs, files }))
 await closeSandbox()

@@ -23,6 +23,7 @@ export const rules: Record<string, (args: readonly bigint[]) => string> = {
   FCNTL: (a) => low(a, 1) === 4 ? (low(a, 2) & 0x2000) !== 0 ? 'PERM' : 'ALLOW' : oneOf(low(a, 1), [0, 1, 2, 3, 1030], 'PERM'),
   IOCTL: (a) => oneOf(low(a, 1), [0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451], 'NOTTY'),
   SELF: (a) => low(a, 0) === self ? 'ALLOW' : 'PERM',
+  OWN: (a) => oneOf(low(a, 0), [0, self], 'PERM'),
   PRLIMIT: (a) => low(a, 0) === 0 && (a[2] ?? 0n) === 0n ? 'ALLOW' : 'PERM',
   CLONE: (a) => (low(a, 0) & 0x10000) !== 0 ? 'AGAIN' : 'PERM',
   EXECVEAT: (a) => low(a, 0) === 1000 && low(a, 4) === 0x1000 ? 'ALLOW' : 'PERM',
