@@ -18,7 +18,7 @@ export async function runBenchmark(argv: readonly string[], program: string, mor
   }
   const command = Object.entries(commands).find(([known]) => known === name)?.[1]
   if (command === undefined) {
-    console.error(`Expected a benchmark but received ${JSON.stringify(name)}. There are:\n${list(commands)}`)
+    console.error(`error: ERR_INVALID_ARG: Expected a benchmark (${Object.keys(commands).join(', ')}) but received ${JSON.stringify(name)}. See ${program} --help.`)
     return 2
   }
   const { run } = await command.load()

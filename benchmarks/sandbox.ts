@@ -5,6 +5,11 @@ import { cpus } from 'node:os'
 import { Worker } from 'node:worker_threads'
 import { closeSandbox, describeSandbox, executeCode, warmSandbox } from '../lib/python.js'
 import { keepAlive, startProcess } from '../lib/sandbox-process.js'
+import { integer, parseOptions } from './options.js'
+
+const usage = `bench sandbox [options]
+  -r, --repetitions N        programs run warm, and cold, and bare interpreters started; default 200
+  -h, --help                 this text`
 
 let busyStarts = 0                   // runs begun although the machine never became idle
 const program = 'print("x")\n6 * 7'
@@ -12,10 +17,15 @@ const program = 'print("x")\n6 * 7'
 /**
  * The cage's latency in milliseconds: code to result with a warm interpreter and with a cold one, beside a bare
  * `python3 -I -S -c` started the same way; and how long the event loop stands still while one is started from a process
- * with 2 GB resident. `args`: the number of runs, 200.
+ * with 2 GB resident. undefined when only help was wanted. Throws ERR_INVALID_ARG and what executeCode throws.
  */
-export async function run(args: string[]): Promise<object> {
-  const runs = Number(args.find((arg) => /^\d+$/.test(arg)) ?? 200)
+export async function run(args: string[]): Promise<object | undefined> {
+  const values = parseOptions(args, { repetitions: { type: 'string', short: 'r', default: '200' }, help: { type: 'boolean', short: 'h', default: false } })
+  if (values.help) {
+    console.log(usage)
+    return undefined
+  }
+  const runs = integer('-r', values.repetitions, 1)
   const { tier, layers, python, pythonVersion, refused } = await describeSandbox()
   if (python === null) throw new Error(refused.join('\n'))
   const user = process.getuid?.() === 0 ? 'root' : 'unprivileged'

@@ -1,6 +1,6 @@
 import type { Sampler } from './sampling.js'
 
-/** What computes: logits from tokens, over sequences whose keys and values it keeps (ARCHITECTURE.md 1 and 2). */
+/** What computes: logits from tokens, over sequences whose keys and values it keeps. The engine knows no other device than this. */
 export interface Backend {
   readonly device: string
   readonly vocabSize: number

@@ -28,7 +28,7 @@ export interface DecodeOptions extends BackendDecodeOptions {
 }
 
 /**
- * Draws as many tokens for one row as for the others, all rows in one pass per step (ARCHITECTURE.md 1): until one of them
+ * Draws as many tokens for one row as for the others, all rows in one pass per step: until one of them
  * has to stop, after a pause id or at its own maxSteps, for `maxSteps` steps or to the end of the step that passes
  * `budgetMs`. None runs ahead alone, because a pass for one row costs about as much as one for all. When it rejects, with
  * `signal.reason` or the backend's error, every sequence and sampler is as it was; else the samplers have seen the draws.

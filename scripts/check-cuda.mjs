@@ -1,4 +1,4 @@
-// node scripts/check-cuda.mjs [sm_80 sm_90a ...]     what ptxas says of every kernel; fails on anything that costs speed
+// node scripts/check-cuda.mjs [sm_80 sm_90a ...]     default: all that the package is built for. What ptxas says of every kernel; fails on anything that costs speed
 // Compiles native/cuda/*.cu for each architecture with warnings as errors. Errors: spills, stack frames, more registers
 // than the table below allows, and messages C7500 to C7599 (matrix instructions that were serialised). Needs nvcc 13.
 import { execFile } from 'node:child_process'
@@ -16,7 +16,7 @@ const otherKernels = 96
 
 const native = join(dirname(dirname(fileURLToPath(import.meta.url))), 'native')
 const architectures = process.argv.slice(2)
-if (architectures.length === 0) architectures.push('sm_80')
+if (architectures.length === 0) architectures.push('sm_80', 'sm_86', 'sm_89', 'sm_90a', 'sm_100', 'sm_120')
 const out = mkdtempSync(join(tmpdir(), 'nanochat-cuda-'))
 const problems = []
 let kernels = 0

@@ -12,7 +12,9 @@ for folder in "$here" "$root/build-cuda" "$root/build-gpu"; do
 done
 if [ -z "$programs" ]; then
   echo '::: build'
-  cmake -S "$root/native/cuda" -B "$root/build-gpu" -DNANOCHAT_CUDA_ARCHITECTURES=native \
+  architectures=native
+  [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1)" = 9.0 ] && architectures=90a-real   # native leaves out Hopper's own kernels
+  cmake -S "$root/native/cuda" -B "$root/build-gpu" -DNANOCHAT_CUDA_ARCHITECTURES=$architectures \
     && cmake --build "$root/build-gpu" --parallel --target nc_gpu_test nc_gpu_bench || exit 1
   programs=$root/build-gpu
 fi

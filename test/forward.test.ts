@@ -1,4 +1,4 @@
-// The bitwise contract of ARCHITECTURE.md 4 at toy shapes: logits do not depend on batch, chunks, forks or threads.
+// The bitwise contract at toy shapes: logits do not depend on batch, chunks, forks or threads.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Backend } from '../lib/backend.js'

@@ -46,7 +46,7 @@ template <class T> struct MatmulPanel {
   int outputs;       // 1..64 real ones in the last panel; the others have 64
   Epilogue epilogue;
   float cap;
-  int ahead_bytes;   // how far ahead of its loads one row asks for the panel, and what lies behind it; 0: leaves that to the processor
+  int ahead_bytes;   // how far ahead of its loads one row asks for the panel, and what lies behind it; 0, and always where streams > 1: leaves that to the processor
   int panels;        // 1..Kernels::streams; 1 where there are more than kStreamRows rows
 };
 
@@ -116,7 +116,7 @@ template <class T> struct AttentionTile {
   const void* const* pages;  // page p holds keys 64p..64p+63
   int64_t k_offset;          // elements from a page's start to this head's keys (D / step, 64, step)
   int64_t v_offset;          // and to its values (64 / step, value_dim(D), step)
-  const void* next;          // what will be read after these keys and values: one row asks for its beginning
+  const void* next;          // what will be read after these keys and values: one row asks for its beginning, but not with AVX2
 };
 
 constexpr int kAttentionRows = 12;  // rows of an attention tile

@@ -1,4 +1,4 @@
-// y = epilogue(x w^T), bf16 on tensor cores                     MODEL.md 1: every linear layer of five rows and more
+// y = epilogue(x w^T), bf16 on tensor cores                     MODEL.md 1: every linear layer of more rows than is_skinny takes
 // x (rows, k), w (outputs, k) -> y (rows, outputs)
 // A block owns a tile of outputs x rows and streams slices of 64 k through a ring of shared memory (cp.async); a warp owns
 // a part of the tile in registers (mma m16n8k16). Large tiles for prompts, small ones for batches of decoding rows.

@@ -1,6 +1,6 @@
 // out = softmax(scale * q K^T) V over keys first..last       MODEL.md 1: attention(q, k, v), causal, window w(l)
 // q (rows, D) T, pages of 64 keys: K (D, 64) T and V (64, D) T -> out (rows, D) T
-// One call is up to 12 rows (queries and heads of a group) that share a kv head, in register tiles of 6 that read a page one after
+// One call is up to 12 rows (queries and heads of a group) that share a kv head, in register tiles of kRegisterRows that read a page one after
 // the other: its keys, then its values, are in the first cache for the second. Pages are visited in ascending order
 // with an online softmax; every page starts at a multiple of 64, so a row's arithmetic depends on its position only.
 // Bound: memory of the cache for one row, FMA throughput for six.
