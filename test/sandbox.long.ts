@@ -74,7 +74,25 @@ soak('no wrong result, nothing left, memory flat', async () => {
   assert.ok((rss.at(-1) ?? 0) - (rss[2] ?? 0) < 20, 'memory grows')
 })
 
-for (const one of [sweep, soak]) {
+const clocks = suite('sandbox: clocks')
+
+clocks('an event loop that stands still for ten seconds while the cage is looked for changes nothing', async () => {
+  const search = findCage(undefined, ['full', 'full'])       // one that was not made yet
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  const until = performance.now() + 10_500
+  while (performance.now() < until) { /* blocks the loop */ }
+  const { plan, refusals } = await search
+  assert.equal([plan?.tier, refusals], ['full', []])
+})
+
+clocks('a limit just below a step of the processor seconds is a timeout', async () => {
+  const { plan } = await findCage(undefined, ['sealed'])
+  if (!plan) throw new Error('no sealed tier')
+  const { timeout, error } = await executeIn(plan, 'while True: pass', { timeoutMs: 5995, poolSize: 0 })
+  assert.equal([timeout, error], [true, 'TimeoutError: the program ran longer than 5995 ms'])
+})
+
+for (const one of [sweep, soak, clocks]) {
   one.after(closeSandbox)
   one.run()
 }
