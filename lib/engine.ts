@@ -8,6 +8,7 @@ import { Generation, endedByReturn } from './generation.js'
 import type { GenerationContext, RowObserver } from './generation.js'
 import { GPT, checkIds, positionsPerSequenceLen } from './gpt.js'
 import type { KVCache } from './kv-cache.js'
+import { availableMemory } from './native.js'
 import { checkGenerateOptions, checkInteger, checkKnown } from './options.js'
 import type { CheckedOptions, OptionLimits } from './options.js'
 import { pythonTool } from './python.js'
@@ -57,7 +58,7 @@ export class Engine implements AsyncDisposable {
     checkKnown(options, ['maxRows', 'kvCacheBytes'])
     const { vocabSize, sequenceLen } = model.config
     const oneRow = sequenceLen * model.backend.kvBytesPerToken
-    const { maxRows = 64, kvCacheBytes = Math.max(model.backend.kvCacheBytes ?? Math.floor(process.availableMemory() / 4), oneRow) } = options
+    const { maxRows = 64, kvCacheBytes = Math.max(model.backend.kvCacheBytes ?? Math.floor(availableMemory() / 4), oneRow) } = options
     checkInteger('maxRows', maxRows, 1, 65_536)
     checkInteger('kvCacheBytes', kvCacheBytes, 1, Number.MAX_SAFE_INTEGER)
     if (tokenizer !== null && typeof tokenizer?.renderForCompletion !== 'function') {

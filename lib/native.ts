@@ -153,6 +153,8 @@ export interface CudaNeeds {
 
 export interface NativeBinding {
   info(): { isa: string, isas: string[], physicalCores: number }
+  /** Bytes; a very large number where the system does not say. */
+  availableMemory(): number
   /** Asks the driver once, off the JavaScript thread. */
   cudaDevices(): Promise<CudaDevices>
   /** Bytes that can be allocated on this one of `cudaDevices()` now. Starts to use it, which takes some of them. */
@@ -184,6 +186,14 @@ export function native(): NativeBinding {
       + `Looked for build/Release/*.node and prebuilds/${place}/*.node in ${binding.packageRoot}; prebuilt there: ${prebuilt()}. `
       + 'Run `npm rebuild nanochat-node` (it needs python3, make and a C++ compiler where no prebuilt binary fits; npm 12 also wants `npm install-scripts approve nanochat-node`).', { cause })
   }
+}
+
+/**
+ * Bytes that can be taken without swapping or being ended. process.availableMemory() takes the cache of files in a container for memory in
+ * use: it knows almost none after a large file was read.
+ */
+export function availableMemory(): number {
+  return process.platform === 'linux' ? native().availableMemory() : process.availableMemory()
 }
 
 function prebuilt(): string {

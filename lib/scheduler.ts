@@ -84,7 +84,7 @@ export class Scheduler {
     })
   }
 
-  /** Continues `rows`, together with those of other calls. When it rejects, no sequence has changed. */
+  /** Continues `rows`, together with those of other calls. When it rejects, sequences and samplers may have gone on. */
   decode(rows: readonly DecodeRow[], signal: AbortSignal): Promise<Run[]> {
     return new Promise((resolve, reject) => {
       this.#decodes.push(cancellable(this.#decodes, { rows }, signal, resolve, reject))

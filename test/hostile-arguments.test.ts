@@ -70,7 +70,7 @@ test('kernels take arrays on shared and on growable memory', () => {
 
 test('lists without end', () => {
   const sampler = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0, row: 0, biasIds: new Int32Array(0), biases: new Float32Array(0), seen: new Int32Array(2 ** 24 + 1) }
-  assert.throws(() => native().sample(sampler, 64, 0, new Float32Array(64)), refused(/at most 16777216 ids for seen/))
+  assert.throws(() => native().sample(sampler, 64, 0, new Float32Array(64)), refused(/at most 16777216 elements for seen/))
   assert.throws(() => native().probe(new Array<number>(65).fill(1)), refused(/at most 64/))
   assert.throws(() => native().kernels.packMatrix(2 ** 24, 2 ** 24, new Float32Array(1), 'float32'), refused(/Expected 281474976710656 elements/))
 })

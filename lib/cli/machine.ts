@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { arch, cpus, release, totalmem } from 'node:os'
 import { depthSpec, matrixElements } from '../../benchmarks/cost.js'
-import type { WeightDtype } from '../native.js'
+import { availableMemory, type WeightDtype } from '../native.js'
 
 export interface Platform { os: string, arch: string, release: string, libc: string | null, cpu: string | null }
 
@@ -51,13 +51,17 @@ export function threads(physicalCores: number | null): Threads {
   }
 }
 
-export function memory(available = process.availableMemory()): Memory {
+export function memory(available = freeMemory()): Memory {
   const total = totalmem()
   const limit = process.constrainedMemory()
   return {
     total, limit: limit > 0 && limit < total ? limit : null, available,
     fits: { bfloat16: largest('bfloat16', available), int8: largest('int8', available), int4: largest('int4', available) }
   }
+}
+
+function freeMemory(): number {
+  try { return availableMemory() } catch { return process.availableMemory() }   // note: where the addon is missing, which doctor reports
 }
 
 /** Of a nanochat of even depth: matrices, the embedding tables in bfloat16 (wte and one for every second layer), and the KV cache of a context. */

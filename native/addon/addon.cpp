@@ -11,6 +11,7 @@
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   nanochat::init_model(env);
   exports.Set("info", Napi::Function::New(env, nanochat::machine_info, "info"));
+  exports.Set("availableMemory", Napi::Function::New(env, nanochat::available_memory, "availableMemory"));
   exports.Set("cudaDevices", Napi::Function::New(env, nanochat::cuda_devices, "cudaDevices"));
   exports.Set("cudaFreeMemory", Napi::Function::New(env, nanochat::cuda_free_memory, "cudaFreeMemory"));
   exports.Set("cudaProbe", Napi::Function::New(env, nanochat::cuda_probe, "cudaProbe"));

@@ -27,9 +27,15 @@ class CpuBackend final : public BackendModel {
   }
   int64_t pass_bytes(const std::vector<BackendRow>& batch) const override { return model_->pass_bytes(rows_of(batch)); }
   int64_t decode_bytes(const std::vector<BackendRow>& first, int64_t max_steps) const override {
-    const int64_t pages_bytes = (max_steps / kPage + 1) * static_cast<int64_t>(model_->page_pool()->page_bytes());
-    const int64_t logits_bytes = model_->config().vocab_size * static_cast<int64_t>(sizeof(float));
-    return pass_bytes(first) + static_cast<int64_t>(first.size()) * (pages_bytes + logits_bytes);
+    const std::vector<BatchRow> rows = rows_of(first);
+    const auto pages = [](int64_t length) { return (length + kPage - 1) / kPage; };
+    int64_t more_pages = 0;  // than the first pass takes
+    for (const BatchRow& row : rows) {
+      const int64_t length = row.sequence->length() + row.count;
+      more_pages += pages(length + max_steps - 1) - pages(length);
+    }
+    const int64_t logits_bytes = static_cast<int64_t>(first.size()) * model_->config().vocab_size * static_cast<int64_t>(sizeof(float));
+    return model_->pass_bytes(rows) + more_pages * static_cast<int64_t>(model_->page_pool()->page_bytes()) + logits_bytes;
   }
   const ModelConfig& config() const override { return model_->config(); }
   int64_t memory_bytes() const override { return model_->memory_bytes(); }

@@ -109,6 +109,7 @@ Napi::Value convert(const Napi::CallbackInfo& info) {
   Arguments args(info);
   const Kernels& kernels = args.kernels();
   const int64_t repeat = args.repeat(), count = args.rows("count");
+  if (count > INT32_MAX) throw_status(info.Env(), Status::error("ERR_INVALID_ARG", "Expected at most 2147483647 for count."));
   const float* x = args.array<float>("x", count);
   return with_type_of(args.at(4), [&](auto element) {
     using T = decltype(element);

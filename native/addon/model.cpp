@@ -556,6 +556,8 @@ Napi::Value machine_info(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value available_memory(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(available_memory_bytes())); }
+
 void init_model(Napi::Env env) {
   auto* constructors = new Constructors();
   constructors->model = Napi::Persistent(NativeModel::define(env));

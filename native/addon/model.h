@@ -8,6 +8,7 @@ namespace nanochat {
 Napi::Value load(const Napi::CallbackInfo& info);
 Napi::Value seeded(const Napi::CallbackInfo& info);
 Napi::Value machine_info(const Napi::CallbackInfo& info);
+Napi::Value available_memory(const Napi::CallbackInfo& info);
 
 void init_model(Napi::Env env);
 

@@ -37,7 +37,7 @@ class Runner : public std::enable_shared_from_this<Runner> {
   bool is_closing() const { return closing_; }
   void report_external_memory(Napi::BasicEnv env);
 
-  // Inference thread, or while no job runs.
+  // Inference thread, or while no job runs; the model's pointer changes while it is loaded and at the end only.
   ThreadPool& pool() { return *pool_; }
   std::unique_ptr<BackendModel>& model() { return model_; }
   // Runs `call` on the JavaScript thread soon.

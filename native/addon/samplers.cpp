@@ -13,15 +13,15 @@ constexpr int64_t kMostInteger = int64_t{1} << 53;
 
 // A copy, because a later getter could detach it.
 template <class E> std::vector<E> read_array(const Napi::Value& value, const char* name, napi_typedarray_type type) {
+  if (is_array_of(value, type) && value.As<Napi::TypedArray>().ElementLength() > static_cast<size_t>(kMostWidth)) {
+    throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected at most 16777216 elements for ") + name + "."));
+  }
   if (!is_array_of(value, type)) throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected a typed array of another type for ") + name + "."));
   const auto array = value.As<Napi::TypedArrayOf<E>>();
   return std::vector<E>(array.Data(), array.Data() + array.ElementLength());
 }
 
 std::vector<int32_t> read_ids(const Napi::Value& value, const char* name, int vocab_size) {
-  if (is_array_of(value, napi_int32_array) && value.As<Napi::TypedArray>().ElementLength() > static_cast<size_t>(kMostWidth)) {
-    throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected at most 16777216 ids for ") + name + "."));
-  }
   std::vector<int32_t> ids = read_array<int32_t>(value, name, napi_int32_array);
   const bool valid = std::all_of(ids.begin(), ids.end(), [&](int32_t id) { return id >= 0 && id < vocab_size; });
   if (!valid) throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected token ids from 0 to ") + std::to_string(vocab_size - 1) + " for " + name + "."));

@@ -27,6 +27,7 @@ void init_sandbox(Napi::Env, Napi::Object) {}
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -65,8 +66,20 @@ struct Child {
 class Thread {
  public:
   // Takes over `wake`, an event descriptor.
-  Thread(Napi::Env env, Napi::Function on_event, int wake) : notify_(Napi::ThreadSafeFunction::New(env, on_event, "nanochat sandbox", 0, 1)), wake_(wake), thread_([this] { run(); }) {
+  Thread(Napi::Env env, Napi::Function on_event, int wake) : notify_(Napi::ThreadSafeFunction::New(env, on_event, "nanochat sandbox", 0, 1)), wake_(wake) {
     notify_.Unref(env);
+  }
+
+  // 0, or the error number of a system that has no more threads to give; then there is nothing to close.
+  int start() {
+    try {
+      thread_ = std::thread([this] { run(); });
+      return 0;
+    } catch (const std::system_error& error) {
+      notify_.Release();
+      ::close(wake_);
+      return error.code().value();
+    }
   }
 
   void post(Job job) {
@@ -255,14 +268,16 @@ Napi::Value start_thread(const Napi::CallbackInfo& info) {
     Napi::TypeError::New(env, "startSandboxThread expects a function").ThrowAsJavaScriptException();
     return env.Undefined();
   }
-  const int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (wake < 0) {  // note: without it the thread would never hear that it is to end
-    const int number = errno;
+  const auto fail = [&env](int number) {
     Napi::Error error = Napi::Error::New(env, std::string("starting the sandbox's thread failed: ") + std::strerror(number));
     error.Set("errno", Napi::Number::New(env, number));
     throw error;
-  }
+  };
+  const int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake < 0) fail(errno);  // note: without it the thread would never hear that it is to end
   const auto thread = std::make_shared<Thread>(env, info[0].As<Napi::Function>(), wake);
+  const int number = thread->start();
+  if (number != 0) fail(number);
   env.AddCleanupHook([thread] { thread->close(); });
   const auto method = [&env, thread](const char* name, Kind kind) {
     return Napi::Function::New(env, [thread, kind](const Napi::CallbackInfo& call) {

@@ -43,8 +43,8 @@ void PagePool::release(Page* page) {
 std::unique_ptr<Sequence> Sequence::fork() const {
   auto copy = std::make_unique<Sequence>(pool_);
   copy->ids_ = ids_;
-  copy->pages_ = pages_;
   copy->page_data_ = page_data_;
+  copy->pages_ = pages_;  // last of what may throw: the copy gives back the pages it has
   for (Page* page : pages_) page->owners++;
   return copy;
 }

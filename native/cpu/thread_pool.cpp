@@ -11,7 +11,7 @@ namespace nanochat {
 
 namespace {
 
-constexpr int kSpins = 4000;  // about 50 us
+constexpr int kSpins = 4000;  // about 50 us, 200 on processors whose pause is long
 
 void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -38,6 +38,7 @@ uint32_t end_of(uint64_t left) { return static_cast<uint32_t>(left); }
 
 ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
   try {
+    workers_.reserve(shares_.size());
     for (size_t i = 1; i < shares_.size(); i++) workers_.emplace_back([this, i] { worker(i); });
   } catch (const std::system_error&) {
     // The system has no more threads to give: those that started do the work.

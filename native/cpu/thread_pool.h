@@ -22,7 +22,7 @@ class ThreadPool {
 
   // Calls f(0) .. f(count - 1), each once, on any thread, and returns when all are done. Each thread goes through a
   // share of consecutive tasks, then takes others' last ones, so a slow thread delays one task and not a share. A task
-  // may throw std::bad_alloc and nothing else; the others run all the same, then run() throws it.
+  // may throw std::bad_alloc and nothing else; where several threads work the others run all the same, then run() throws it.
   template <class F> void run(int64_t count, const F& f) {
     if (count <= 1 || workers_.empty()) {
       for (int64_t i = 0; i < count; i++) f(i);

@@ -27,9 +27,9 @@ int guarded = 0;
 struct sigaction previous;
 uintptr_t page_size = 4096;
 
-bool replace_by_zeros(MappedRange* range, uintptr_t at) {
+bool replace_by_zeros(MappedRange* range, uintptr_t at, uintptr_t end) {
   const uintptr_t from = at / page_size * page_size;
-  void* data = mmap(reinterpret_cast<void*>(from), range->end - from, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  void* data = mmap(reinterpret_cast<void*>(from), end - from, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   if (data == MAP_FAILED) return false;
   range->damaged = true;
   return true;
@@ -39,7 +39,9 @@ void on_bus_error(int signal, siginfo_t* info, void* context) {
   const int error = errno;
   const uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);
   for (MappedRange* range = ranges; range; range = range->next) {
-    if (at >= range->begin && at < range->end && replace_by_zeros(range, at)) {
+    // note: another thread may free or fill the entry meanwhile; a range that holds `at` is in use, so it is whole when its end stays the same
+    const uintptr_t end = range->end, begin = range->begin;
+    if (begin != 0 && at >= begin && at < end && range->end == end && replace_by_zeros(range, at, end)) {
       errno = error;
       return;
     }
@@ -84,8 +86,8 @@ MappedRange* guard_range(void* data, size_t size) {
 
 void unguard_range(MappedRange* range) {
   std::lock_guard<std::mutex> lock(mutex);
-  range->begin = 0;
   range->end = 0;
+  range->begin = 0;
   if (--guarded == 0) uninstall();
 }
 
