@@ -1,4 +1,4 @@
-// Whole models on a CUDA device, the emulated one where test/cuda-emulation.test.ts starts this: every generation's fixtures,
+// Whole models on a CUDA device, the emulated one where test/cuda-emulation-models.long.ts starts this: every generation's fixtures,
 // chunks and forks, tokens drawn on the device, the engine. Prints uvu's summary; exits with 1 when anything fails.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
