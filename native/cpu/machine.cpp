@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <set>
 #include <string>
 #include <thread>
-#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -31,44 +31,48 @@ static std::string read_file(const std::string& path) {
 static std::string first_word(const std::string& text) { return text.substr(0, text.find_first_of(" \n")); }
 
 // The number after a name at the beginning of a line, or 0.
-static int64_t number_after(const std::string& text, const std::string& name) {
-  for (size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
-    if (at == 0 || text[at - 1] == '\n') return std::atoll(text.c_str() + at + name.size());
+static int64_t number_after(const std::string& text, const char* name) {
+  for (const char* line = text.c_str(); line; line = std::strchr(line, '\n')) {
+    if (*line == '\n') line++;
+    if (std::strncmp(line, name, std::strlen(name)) == 0) return std::atoll(line + std::strlen(name));
   }
   return 0;
 }
 
-// The directories of this process's cgroup and of those above it, whose limits hold, too. In a container the first is the last.
-static std::vector<std::string> cgroups() {
-  std::vector<std::string> all;
+// The path of this process's cgroup; in a container it is "/".
+static std::string own_cgroup() {
   const std::string own = read_file("/proc/self/cgroup");
-  const size_t at = own.find("0::/");
-  std::string path = at == std::string::npos ? "" : own.substr(at + 3, own.find('\n', at) - at - 3);
-  while (path.size() > 1) {
-    all.push_back("/sys/fs/cgroup" + path + "/");
-    path.resize(path.rfind('/'));
-  }
-  all.push_back("/sys/fs/cgroup/");
-  return all;
+  const char* at = std::strstr(own.c_str(), "0::/");
+  return at ? std::string(at + 3, std::strcspn(at + 3, "\n")) : "/";
 }
+
+// Goes from a cgroup to the one above it, whose limits hold, too; false at the root.
+static bool go_up(std::string* path) {
+  if (path->size() <= 1) return false;
+  path->resize(std::max<size_t>(1, path->rfind('/')));
+  return true;
+}
+
+static std::string cgroup_file(const std::string& path, const char* name) { return read_file("/sys/fs/cgroup" + path + name); }
 
 // Processors that the quotas grant, or a large number.
 static double cgroup_processors() {
   double least = 1e9;
-  for (const std::string& group : cgroups()) {
-    const std::string limit = read_file(group + "cpu.max");
+  std::string path = own_cgroup();
+  do {
+    const std::string limit = cgroup_file(path, "/cpu.max");
     char* rest;
     const double quota = std::strtod(limit.c_str(), &rest), period = std::strtod(rest, nullptr);
     if (quota > 0 && period > 0) least = std::min(least, std::max(1.0, std::floor(quota / period)));
-  }
+  } while (go_up(&path));
   return least;
 }
 
 // What is left of a cgroup's limit. note: memory.current counts the cache of files, which the kernel only drops when the limit is reached.
-static int64_t left_of(const std::string& cgroup) {
-  const std::string limit = first_word(read_file(cgroup + "memory.max")), used = first_word(read_file(cgroup + "memory.current"));
-  if (limit.empty() || limit == "max" || used.empty()) return INT64_MAX;
-  const std::string stat = read_file(cgroup + "memory.stat");
+static int64_t left_of(const std::string& path) {
+  const std::string limit = cgroup_file(path, "/memory.max"), used = cgroup_file(path, "/memory.current");
+  if (limit.empty() || limit[0] == 'm' || used.empty()) return INT64_MAX;  // "max": none
+  const std::string stat = cgroup_file(path, "/memory.stat");
   const int64_t cached = number_after(stat, "inactive_file ") + number_after(stat, "active_file ");
   return std::max<int64_t>(0, std::atoll(limit.c_str()) - std::max<int64_t>(0, std::atoll(used.c_str()) - cached));
 }
@@ -89,8 +93,10 @@ int physical_cores() {
 int64_t available_memory_bytes() {
   int64_t available = INT64_MAX;
   const std::string meminfo = read_file("/proc/meminfo");
-  if (meminfo.find("MemAvailable:") != std::string::npos) available = number_after(meminfo, "MemAvailable:") * 1024;
-  for (const std::string& group : cgroups()) available = std::min(available, left_of(group));
+  if (std::strstr(meminfo.c_str(), "MemAvailable:")) available = number_after(meminfo, "MemAvailable:") * 1024;
+  std::string path = own_cgroup();
+  do available = std::min(available, left_of(path));
+  while (go_up(&path));
   return available;
 }
 
