@@ -170,8 +170,7 @@ function check(code: string, options: ExecuteOptions): Settings {
   if (typeof code !== 'string') throw invalidArg('code', 'a string', code)
   checkKnown(options, optionNames)
   checkSignal(options.signal)
-  const { timeoutMs = 5000, maximumMemoryBytes = 256 << 20, maxOutputBytes = 65536, poolSize = 2, readOnlyPaths = [] } = options
-  const { minTier = 'sealed' } = options
+  const { timeoutMs = 5000, maximumMemoryBytes = 256 << 20, maxOutputBytes = 65536, poolSize = 2, minTier = 'sealed', readOnlyPaths = [] } = options
   checkInteger('timeoutMs', timeoutMs, 1, 3_600_000)
   checkInteger('maximumMemoryBytes', maximumMemoryBytes, 64 << 20, 2 ** 46)
   checkInteger('maxOutputBytes', maxOutputBytes, 16, 1 << 20)

@@ -250,13 +250,10 @@ function namesIn(folder: string): string[] {
 
 /** Whether it is a directory of this user or, as root, of one that cages get (native/sandbox/main.c): anybody can make one of that name. */
 function isOfACage(path: string): boolean {
-  const { uid, isFolder } = ownerOf(path), own = process.getuid?.()
-  return isFolder && (uid === own || (own === 0 && ((uid >= 0x70000000 && uid < 0x70400000) || (uid >= 50_000 && uid < 60_000))))
-}
-
-function ownerOf(path: string): { uid: number, isFolder: boolean } {
-  const stats = lstatSync(path, { throwIfNoEntry: false })
-  return { uid: stats?.uid ?? -1, isFolder: stats?.isDirectory() ?? false }
+  const stats = lstatSync(path, { throwIfNoEntry: false }), own = process.getuid?.()
+  if (!stats?.isDirectory()) return false
+  const { uid } = stats
+  return uid === own || (own === 0 && ((uid >= 0x70000000 && uid < 0x70400000) || (uid >= 50_000 && uid < 60_000)))
 }
 
 function isAlive(pid: number): boolean {

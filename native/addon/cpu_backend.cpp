@@ -28,11 +28,10 @@ class CpuBackend final : public BackendModel {
   int64_t pass_bytes(const std::vector<BackendRow>& batch) const override { return model_->pass_bytes(rows_of(batch)); }
   int64_t decode_bytes(const std::vector<BackendRow>& first, int64_t max_steps) const override {
     const std::vector<BatchRow> rows = rows_of(first);
-    const auto pages = [](int64_t length) { return (length + kPage - 1) / kPage; };
     int64_t more_pages = 0;  // than the first pass takes
     for (const BatchRow& row : rows) {
       const int64_t length = row.sequence->length() + row.count;
-      more_pages += pages(length + max_steps - 1) - pages(length);
+      more_pages += pages_of(length + max_steps - 1) - pages_of(length);
     }
     const int64_t logits_bytes = static_cast<int64_t>(first.size()) * model_->config().vocab_size * static_cast<int64_t>(sizeof(float));
     return model_->pass_bytes(rows) + more_pages * static_cast<int64_t>(model_->page_pool()->page_bytes()) + logits_bytes;

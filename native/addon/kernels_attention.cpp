@@ -21,7 +21,7 @@ template <class T> struct CacheLayout {
   int64_t head_elements() const { return key_elements() + static_cast<int64_t>(value_dim(D)) * kPage; }
   int64_t page_elements() const { return K * head_elements(); }
   int64_t first_page() const { return first_key / kPage; }
-  int64_t end_page(int64_t keys) const { return (first_key + keys + kPage - 1) / kPage; }
+  int64_t end_page(int64_t keys) const { return pages_of(first_key + keys); }
 
   // k, v (keys, K, D) into pages, the first of which is first_page()
   void append(const Kernels& kernels, const float* k, const float* v, int64_t keys, T* pages) const {

@@ -13,11 +13,9 @@ constexpr int64_t kMostInteger = int64_t{1} << 53;
 
 // A copy, because a later getter could detach it.
 template <class E> std::vector<E> read_array(const Napi::Value& value, const char* name, napi_typedarray_type type) {
-  if (is_array_of(value, type) && value.As<Napi::TypedArray>().ElementLength() > static_cast<size_t>(kMostWidth)) {
-    throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected at most 16777216 elements for ") + name + "."));
-  }
   if (!is_array_of(value, type)) throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected a typed array of another type for ") + name + "."));
   const auto array = value.As<Napi::TypedArrayOf<E>>();
+  if (array.ElementLength() > static_cast<size_t>(kMostWidth)) throw_status(value.Env(), Status::error("ERR_INVALID_ARG", std::string("Expected at most 16777216 elements for ") + name + "."));
   return std::vector<E>(array.Data(), array.Data() + array.ElementLength());
 }
 

@@ -53,7 +53,7 @@ template <class T, class X> class Forward final : public CpuModel {
     for (const BatchRow& row : batch) {
       const int64_t length = row.sequence->length();
       tokens += row.count;
-      pages += (length + row.count + kPage - 1) / kPage - (length + kPage - 1) / kPage;
+      pages += pages_of(length + row.count) - pages_of(length);
     }
     const int64_t floats = 3 * c.n_embd + c.qkv_dim() + c.head_dim;
     const int64_t per_token = floats * static_cast<int64_t>(sizeof(float)) + 2 * c.n_embd * static_cast<int64_t>(sizeof(T)) +

@@ -14,6 +14,7 @@ constexpr int kPanel = 64;  // outputs whose weights are packed together: 4 AVX-
 constexpr int kRowBlock = 48;    // rows of a product that one call takes at most
 constexpr int kStreamRows = 12;  // and where it takes several panels (Kernels::streams)
 constexpr int kPage = 64;        // keys in one page of the KV cache
+constexpr int64_t pages_of(int64_t length) { return (length + kPage - 1) / kPage; }
 
 // How far ahead of its loads a kernel that streams from memory asks for its data: enough to cover the memory's latency at
 // its full speed, and little enough to stay in the first cache until it is used.

@@ -57,7 +57,7 @@ void Sequence::drop_page() {
 
 void Sequence::truncate(int64_t length) {
   if (length < this->length()) ids_.resize(length);
-  const size_t needed = static_cast<size_t>((length + kPage - 1) / kPage);
+  const size_t needed = static_cast<size_t>(pages_of(length));
   while (pages_.size() > needed) drop_page();
 }
 
@@ -71,7 +71,7 @@ void Sequence::reserve(int64_t count) {
     pages_.push_back(own);
     page_data_.push_back(own->data.as<void>());
   }
-  const size_t needed = static_cast<size_t>((length() + count + kPage - 1) / kPage);
+  const size_t needed = static_cast<size_t>(pages_of(length() + count));
   while (pages_.size() < needed) {
     pages_.reserve(needed);
     page_data_.reserve(needed);

@@ -244,7 +244,7 @@ static void forbid_eating_the_machine(const struct cage *cage) {
   limit(RLIMIT_DATA, (rlim_t)cage->memory_bytes, "RLIMIT_DATA");
   limit(RLIMIT_CPU, (rlim_t)cage->cpu_seconds, "RLIMIT_CPU");
   limit(RLIMIT_STACK, 8 << 20, "RLIMIT_STACK");
-  limit(RLIMIT_FSIZE, 16 << 20, "RLIMIT_FSIZE");
+  limit(RLIMIT_FSIZE, LARGEST_FILE, "RLIMIT_FSIZE");
   limit(RLIMIT_NPROC, 1, "RLIMIT_NPROC");
   limit(RLIMIT_CORE, 1, "RLIMIT_CORE");
   limit(RLIMIT_MEMLOCK, 0, "RLIMIT_MEMLOCK");

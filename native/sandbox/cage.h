@@ -8,6 +8,8 @@
 #define CONTROL_FD 5    // host -> launcher: the time limit in ms (u32, little-endian) when the code is sent; end of file: stop
 #define REPORT_FD 6     // launcher -> host: one line, "fail <layer>: why" or "exit code= signal= reason= rss= cpu="
 
+#define LARGEST_FILE (16 << 20)   // bytes; RLIMIT_FSIZE
+
 struct cage {
   bool namespaces, landlock, seccomp, rlimits, capabilities;
   bool user_namespace;             // without privileges a user namespace gives them inside itself

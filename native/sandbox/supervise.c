@@ -21,7 +21,6 @@
 
 #define SCRATCH_BYTES (48ll << 20)
 #define SCRATCH_ENTRIES 1024
-#define LARGEST_FILE (16ll << 20)                      // RLIMIT_FSIZE of the cage
 #define SCRATCH_CHECK_MS 10
 
 static int64_t now_ms(void) {

@@ -8,7 +8,7 @@ import { argmax, relativeError, topAgreement } from './logits.js'
 import { firstDifference } from './random-arrays.js'
 import { append, formulaPrompt, rowOf, wholePass, withSeeded } from './seeded.js'
 
-export interface Fixture {
+interface Fixture {
   config: { sequence_len: number, vocab_size: number, n_layer: number, n_head: number, n_kv_head: number, n_embd: number, window_pattern: string }
   prompt_length: number, prompt_head: number[], ids: number[], greedy_prompt_length: number, greedy_tokens: number[]
   positions: { position: number, argmax: number, top8: [number, number][], mean: number, l2: number, at_ids: number[] }[]
@@ -38,7 +38,7 @@ export function checkGolden(logits: Float32Array, { positions, ids }: Fixture, V
   assert.ok(worst <= 2e-4, `largest |dlogit| ${worst}`)
 }
 
-export type Rounded = Exclude<WeightDtype, 'float32'>
+type Rounded = Exclude<WeightDtype, 'float32'>
 
 /** Of the logits of random weights from those in float32: a trained model's are nearer (docs/bench.md). */
 const nearness: Record<Rounded, { relativeError: number, topAgreement: number }> = {
