@@ -44,12 +44,35 @@ type Rounded = Exclude<WeightDtype, 'float32'>
 const nearness: Record<Rounded, { relativeError: number, topAgreement: number }> = {
   bfloat16: { relativeError: 3e-2, topAgreement: 0.95 }, int8: { relativeError: 3e-2, topAgreement: 0.93 }, int4: { relativeError: 0.22, topAgreement: 0.6 },
 }
-export const roundedTypes: readonly Rounded[] = ['bfloat16', 'int8', 'int4']
+const roundedTypes: readonly Rounded[] = ['bfloat16', 'int8', 'int4']
 
-export function checkNear(logits: Float32Array, expected: Float32Array, V: number, dtype: Rounded): void {
+function checkNear(logits: Float32Array, expected: Float32Array, V: number, dtype: Rounded): void {
   const error = relativeError(logits, expected), agreement = topAgreement(logits, expected, V)
   assert.ok(error <= nearness[dtype].relativeError, `${dtype}: relative L2 error ${error}`)
   assert.ok(agreement >= nearness[dtype].topAgreement, `${dtype}: top-1 agreement ${agreement}`)
+}
+
+/** The `count` likeliest tokens after `prompt`, one by one. */
+export async function greedy(backend: Backend, prompt: Int32Array, count: number): Promise<number[]> {
+  const sequence = backend.newSequence(), tokens: number[] = []
+  let logits = await append(backend, sequence, prompt, 'last')
+  while (tokens.length < count) {
+    tokens.push(argmax(logits))
+    logits = await append(backend, sequence, Int32Array.of(tokens.at(-1) ?? 0), 'last')
+  }
+  sequence.dispose()
+  return tokens
+}
+
+/** d4 on one instruction set: golden logits and greedy tokens in float32, the other types near them. */
+export async function checkTypes(isa: string): Promise<void> {
+  const { spec, tokens, expected } = d4
+  const logits = await withSeeded(spec, { dtype: 'float32', isa }, async (backend) => {
+    assert.equal(await greedy(backend, tokens.subarray(0, expected.greedy_prompt_length), expected.greedy_tokens.length), expected.greedy_tokens)
+    return wholePass(backend, tokens)
+  })
+  checkGolden(logits, expected, spec.vocabSize)
+  for (const dtype of roundedTypes) checkNear(await withSeeded(spec, { dtype, isa }, (backend) => wholePass(backend, tokens)), logits, spec.vocabSize, dtype)
 }
 
 /** Where chunks begin and end: around a page's edge and around both windows. */
