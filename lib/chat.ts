@@ -2,7 +2,7 @@ import type { Source } from './async-generator.js'
 import type { Message, Part } from './conversation.js'
 import { endedByReturn } from './generation.js'
 import type { Generation, RowObserver } from './generation.js'
-import type { ChatEvent } from './types.js'
+import type { ChatEvent, TokenLogprob } from './types.js'
 
 /** The events of the generation that `start` makes; each row's fold into the message of its finish event. */
 export function chatSource(start: (observer: RowObserver) => Generation): Source<ChatEvent, void> {
@@ -13,24 +13,35 @@ export function chatSource(start: (observer: RowObserver) => Generation): Source
     messages.set(row, parts)
     return parts
   }
+  const sampled = new Map<number, TokenLogprob[]>()
+  const push = (event: ChatEvent): void => {
+    const logprobs = sampled.get(event.row)
+    sampled.delete(event.row)
+    queue.push(logprobs ? { ...event, logprobs } : event)
+  }
   const generation = start({
+    logprobs(row, id, { token, top }) {
+      const logprobs = sampled.get(row) ?? []
+      sampled.set(row, logprobs)
+      logprobs.push({ id, logprob: token, top })
+    },
     text(row, text) {
       const parts = partsOf(row)
       const last = parts.at(-1)
       if (last?.type === 'text') last.text += text
       else parts.push({ type: 'text', text })
-      queue.push({ type: 'text', row, text })
+      push({ type: 'text', row, text })
     },
     python(row, text) {
       partsOf(row).push({ type: 'python', text })
-      queue.push({ type: 'python', row, text })
+      push({ type: 'python', row, text })
     },
     pythonOutput(row, text) {
       if (text !== null) partsOf(row).push({ type: 'python_output', text })
-      queue.push({ type: 'python_output', row, text })
+      push({ type: 'python_output', row, text })
     },
     finish(row, finishReason) {
-      queue.push({ type: 'finish', row, finishReason, message: assistantMessage(partsOf(row)), stats: generation.stats(row) })
+      push({ type: 'finish', row, finishReason, message: assistantMessage(partsOf(row)), stats: generation.stats(row) })
     }
   })
   return {

@@ -120,9 +120,13 @@ export class Engine implements AsyncDisposable {
         throw new NanochatError('ERR_INVALID_ARG',
           'Expected an engine with a tokenizer for chat() but it has none. Pass one to the Engine, or use generate().')
       }
-      const prompt = text.tokenizer.renderForCompletion(messages)
-      return chatSource((observer) => this.#newGeneration(prompt, options, 'conversation', observer))
+      return this.#eventSource(text.tokenizer.renderForCompletion(messages), options, 'conversation')
     }))
+  }
+
+  /** @internal The events of `chat` after any `tokens`. */
+  events(tokens: Ids, options: GenerateOptions = {}): AsyncGenerator<ChatEvent, void, undefined> {
+    return asyncGenerator(orFailing(() => this.#eventSource(tokens, options, 'prompt')))
   }
 
   /** A cache that holds `tokens`, computed: the shared beginning of later calls. `signal` ends it. Rejects as `generate`. */
@@ -149,6 +153,10 @@ export class Engine implements AsyncDisposable {
 
   get #limits(): OptionLimits {
     return { vocabSize: this.#context.model.config.vocabSize, maxRows: this.#maxRows, defaultTool: this.#defaultTool }
+  }
+
+  #eventSource(tokens: Ids, options: GenerateOptions, what: 'prompt' | 'conversation'): Source<ChatEvent, void> {
+    return chatSource((observer) => this.#newGeneration(tokens, options, what, observer))
   }
 
   #newGeneration(tokens: Ids, options: GenerateOptions, what: 'prompt' | 'conversation', observer: RowObserver | null): Generation {

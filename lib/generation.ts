@@ -34,6 +34,7 @@ export function endedByReturn(): DOMException {
 
 /** Hears of a row's text as its tokens are yielded; chat() makes its events from it. */
 export interface RowObserver {
+  logprobs(row: number, id: number, logprobs: TokenLogprobs): void
   text(row: number, text: string): void
   python(row: number, code: string): void
   pythonOutput(row: number, text: string | null): void
@@ -287,7 +288,8 @@ export class Generation {
   }
 
   /** What a yielded token does to its row. */
-  #accept(row: Row, { id, mask }: ReadyToken): void {
+  #accept(row: Row, { id, mask, logprobs }: ReadyToken): void {
+    if (logprobs) this.#observer?.logprobs(row.index, id, logprobs)
     const ids = this.#context.text?.ids ?? null
     const index = row.output.push(id) - 1
     row.masks.push(mask)

@@ -18,13 +18,13 @@ export class KVCache implements Disposable {
 
   /** @internal */
   static create(backend: Backend, maxSeqLen: number): KVCache {
-    return new KVCache(backend, maxSeqLen)
+    return new KVCache(backend, maxSeqLen, backend.newSequence())
   }
 
-  private constructor(backend: Backend, maxSeqLen: number) {
+  private constructor(backend: Backend, maxSeqLen: number, sequence: Sequence) {
     this.backend = backend
     this.maxSeqLen = maxSeqLen
-    this.#sequence = backend.newSequence()
+    this.#sequence = sequence
   }
 
   /** Tokens it holds. */
@@ -35,8 +35,7 @@ export class KVCache implements Disposable {
   /** Forgets everything from position `pos` on. Throws ERR_INVALID_ARG, also while a call uses the cache, and ERR_DISPOSED. */
   truncate(pos: number): void {
     this.#checkFree()
-    const length = this.ids.length
-    if (!Number.isInteger(pos) || pos < 0 || pos > length) throw invalidArg('pos', `an integer from 0 to ${length}`, pos)
+    this.#checkPos(pos)
     this.ids.length = pos
     if (this.#sequence.length > pos) this.#sequence.truncate(pos)
   }
@@ -44,6 +43,19 @@ export class KVCache implements Disposable {
   /** Forgets everything. Throws as `truncate`. */
   reset(): void {
     this.truncate(0)
+  }
+
+  /**
+   * Another cache with the first `pos` tokens, all of them by default. It costs next to nothing: the memory is shared until one of them
+   * writes, so any number of calls can go on from one prefix at a time. Throws as `truncate`.
+   */
+  fork(pos: number = this.ids.length): KVCache {
+    this.#checkFree()
+    this.#checkPos(pos)
+    const forked = new KVCache(this.backend, this.maxSeqLen, this.#sequence.fork())
+    forked.ids = this.ids.slice()
+    forked.truncate(pos)
+    return forked
   }
 
   /** Frees it; a call that is using it goes on, and it is freed after that. */
@@ -65,6 +77,11 @@ export class KVCache implements Disposable {
   unlock(): void {
     this.#inUse = false
     if (this.#disposed) this.#sequence.dispose()
+  }
+
+  #checkPos(pos: number): void {
+    const length = this.ids.length
+    if (!Number.isInteger(pos) || pos < 0 || pos > length) throw invalidArg('pos', `an integer from 0 to ${length}`, pos)
   }
 
   #checkFree(): void {

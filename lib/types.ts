@@ -82,13 +82,26 @@ export interface Stats {
   tokensPerSecond: number
 }
 
-/** What a row of a chat does. The events of a row fold into the message that its finish event carries. */
+/** A sampled token's log-probability and the likeliest ones', as in {@link TokenColumn}. */
+export interface TokenLogprob {
+  /** The token. */
+  id: number
+  /** In nats. */
+  logprob: number
+  /** The likeliest tokens, as many as the option asks for: `id` and `logprob`. */
+  top: { id: number, logprob: number }[]
+}
+
+/**
+ * What a row of a chat does. The events of a row fold into the message that its finish event carries. With the option `logprobs` an
+ * event has those of the tokens that the row sampled since its last event, also of tokens that are no text.
+ */
 export type ChatEvent =
   /** More visible text, always whole characters. */
-  | { type: 'text', row: number, text: string }
+  | { type: 'text', row: number, text: string, logprobs?: TokenLogprob[] }
   /** The code of one whole python block, as the tool gets it. */
-  | { type: 'python', row: number, text: string }
+  | { type: 'python', row: number, text: string, logprobs?: TokenLogprob[] }
   /** The whole output after it; null: the tool had no result, nothing was injected. */
-  | { type: 'python_output', row: number, text: string | null }
+  | { type: 'python_output', row: number, text: string | null, logprobs?: TokenLogprob[] }
   /** The row's message; `stats` counts this row's tokens. */
-  | { type: 'finish', row: number, finishReason: FinishReason, message: Message, stats: Stats }
+  | { type: 'finish', row: number, finishReason: FinishReason, message: Message, stats: Stats, logprobs?: TokenLogprob[] }

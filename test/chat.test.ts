@@ -171,4 +171,22 @@ test('events fold into the message, which is what the tokens spell: 300 random a
   }
 })
 
+test('logprobs: each event has those of the tokens sampled since the last one, as the columns do', async () => {
+  const output = [word('Hello'), pythonStart, ...bytes('1+1'), pythonEnd, ...bytes('\u00e9'), assistantEnd]
+  const options: GenerateOptions = { logprobs: 2, tool: () => '2', temperature: 0 }
+  const forced = [outputStart, ...bytes('2'), outputEnd]
+  const { backend, engine } = setup()
+  backend.script(prompt, [...output.slice(0, 6), ...forced, ...output.slice(6)])
+  const all: ChatEvent[] = []
+  for await (const event of engine.chat(question, options)) all.push(event)
+  assert.equal(all.map(({ type, logprobs }) => [type, logprobs?.map(({ id }) => id)]), [
+    ['text', [word('Hello')]], ['python', [pythonStart, ...bytes('1+1'), pythonEnd]], ['python_output', undefined], ['text', bytes('\u00e9')], ['finish', [assistantEnd]]
+  ])
+  const columns: [number, number][] = []
+  for await (const { tokenColumn: [id = -1], logprobs } of engine.generate(prompt, options)) if (!Number.isNaN(logprobs?.token[0])) columns.push([id, logprobs?.token[0] ?? NaN])
+  assert.equal(all.flatMap(({ logprobs }) => logprobs?.map(({ id, logprob }) => [id, logprob]) ?? []), columns)
+  assert.ok(all.every(({ logprobs }) => logprobs?.every(({ top }) => top.length === 2) ?? true))
+  assert.ok((await events(output)).every((event) => !('logprobs' in event)))
+})
+
 test.run()

@@ -77,6 +77,32 @@ cache('with more samples it stays at the prompt and rows fork', async () => {
   assert.equal(results, (await setup().engine.generateBatch([1, 2, 3, 4], { numSamples: 3, maxTokens: 4 })).results)
 })
 
+cache('forks go on from one prefix at a time, and leave it alone', async () => {
+  const { model, engine, backend } = setup()
+  const prefix = await engine.prefill([1, 2, 3, 4])
+  const forks = [prefix.fork(), prefix.fork(), prefix.fork(2)]
+  assert.equal(forks.map((fork) => [fork.getPos(), fork.maxSeqLen]), [[4, 640], [4, 640], [2, 640]])
+  const prompts = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 7]]
+  const batches = await Promise.all(prompts.map((tokens, i) => engine.generateBatch(tokens, { ...greedy, kvCache: forks[i] ?? prefix, maxTokens: 3 })))
+  for (const [i, { results, stats }] of batches.entries()) {
+    assert.is(stats.cachedTokens, [4, 4, 2][i])
+    assert.equal(results, (await setup().engine.generateBatch(prompts[i] ?? [], { ...greedy, maxTokens: 3 })).results)
+  }
+  assert.is(prefix.getPos(), 4)
+  assert.equal(await model.forward([9], prefix.fork()), backend.logitsAfter([1, 2, 3, 4, 9]))
+  const whole = forks[0]?.fork()
+  assert.is(whole?.getPos(), 8, 'with the last token of the output, which is not computed yet')
+  assert.equal(await model.forward([9], whole), backend.logitsAfter([...batches[0]?.results[0] ?? [], 9]))
+  for (const pos of [-1, 5, 0.5]) assert.is(await codeOf(() => prefix.fork(pos)), 'ERR_INVALID_ARG')
+  const busy = engine.generate([1, 2, 3, 4, 5], { kvCache: prefix, maxTokens: 2 })
+  await busy.next()
+  assert.is(await codeOf(() => prefix.fork()), 'ERR_INVALID_ARG')
+  await busy.return(undefined as never)
+  prefix[Symbol.dispose]()
+  assert.is(await codeOf(() => prefix.fork()), 'ERR_DISPOSED')
+  assert.is(forks[1]?.getPos(), 8, 'a fork outlives what it was forked from')
+})
+
 cache('break, abort and a failure leave a cache that can be used', async () => {
   let chunks = 0
   let reach = (): void => {}
