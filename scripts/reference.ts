@@ -1,4 +1,4 @@
-// docs/reference.md from the docstrings of what `nanochat-node` and `nanochat-node/kernels` export, and what is missing in them.
+// docs/reference.md from the docstrings of what `nanochat-node`, `nanochat-node/kernels` and `nanochat-node/server` export, and what is missing in them.
 //   node --import tsx scripts/reference.ts [--check]
 // TypeScript's own compiler reads them. TypeDoc would be 26 MB more to install, and does not look at parameters and errors.
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -7,13 +7,13 @@ import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const modules = { 'nanochat-node': 'lib/index.ts', 'nanochat-node/kernels': 'lib/kernels.ts' }
+const modules = { 'nanochat-node': 'lib/index.ts', 'nanochat-node/kernels': 'lib/kernels.ts', 'nanochat-node/server': 'lib/server/server.ts' }
 const page = join(root, 'docs', 'reference.md')
 
 const intro = `# API reference
 
-Made from the docstrings in \`lib/\` by \`npm run reference\`; the tour with examples is [api.md](api.md), the kernels' is [kernels.md](kernels.md), the equations are in
-[MODEL.md](MODEL.md). Options that may be left out are marked with \`?\`. Asynchronous functions reject with what is listed as thrown.
+Made from the docstrings in \`lib/\` by \`npm run reference\`; the tour with examples is [api.md](api.md), the kernels' is [kernels.md](kernels.md), the server's
+[server.md](server.md), the equations are in [MODEL.md](MODEL.md). Options that may be left out are marked with \`?\`. Asynchronous functions reject with what is listed as thrown.
 `
 
 /** Something exported, or a member of it, with the docstring that belongs to it. */

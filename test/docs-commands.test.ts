@@ -7,12 +7,14 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { runBenchmark } from '../benchmarks/commands.js'
+import { startServer } from './support/cli.js'
 import { blocksOf, commandsOf, pages, root, textOfPage } from './support/documentation.js'
 
 const test = suite('commands in the documentation')
 const commands = commandsOf(pages.flatMap(blocksOf)).map(({ where, command }) => ({ where, command: command.replace(/^(?:[A-Za-z_]+=\S+ )+/, '').replace(/ > \S+$/, '') }))
 const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { scripts: Record<string, string> }
-const isOurs = (command: string): boolean => /(?:^|\| )(?:npx nanochat-node|npm run demo)(?: |$)/.test(command)
+const isServer = (command: string): boolean => /^(?:npx nanochat-node serve|curl) /.test(command)
+const isOurs = (command: string): boolean => /(?:^|\| )(?:npx nanochat-node|npm run demo)(?: |$)/.test(command) && !isServer(command)
 
 test('the command line runs as written', () => {
   const dir = mkdtempSync(join(tmpdir(), 'nanochat-commands-'))
@@ -47,8 +49,28 @@ test('the command line runs as written', () => {
   }
 })
 
+test('the server starts as written and answers each curl', async () => {
+  const [serve, ...more] = commands.filter(({ command, where }) => where.startsWith('docs/server.md') && command.startsWith('npx nanochat-node serve'))
+  const curls = commands.filter(({ command }) => command.startsWith('curl '))
+  assert.ok(serve && more.length === 0 && curls.length >= 3)
+  assert.ok(commands.filter(({ command }) => isServer(command) && command.startsWith('npx')).every(({ command }) => /^npx nanochat-node serve -i (?:demo|sft)$/.test(command)))
+  if (spawnSync('curl', ['--version']).error) return console.log('SKIP the curl commands of docs/server.md: there is no curl')
+  const server = startServer(serve.command.split(' ').slice(3))
+  try {
+    const url = await server.url
+    for (const { command, where } of curls) {
+      const { status, stdout, stderr } = spawnSync('bash', ['-c', command.replace('http://localhost:8000/v1', url)], { encoding: 'utf8', timeout: 60_000 })
+      assert.is(status, 0, `${where}: ${stderr}`)
+      assert.match(stdout, /"choices":\[\{"index":0,/, where)
+      assert.match(stdout, /\n?(?:data: \[DONE\]\n\n|\})$/, where)
+    }
+  } finally {
+    assert.equal(await server.end(), { status: 0, stderr: '' })
+  }
+})
+
 test('everything else names what is there', async () => {
-  const others = commands.filter(({ command }) => !isOurs(command))
+  const others = commands.filter(({ command }) => !isOurs(command) && !isServer(command))
   assert.ok(others.length > 20)
   for (const { where, command } of others) assert.is(await complaint(command), null, `${where}: ${command}`)
 })

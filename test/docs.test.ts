@@ -21,7 +21,7 @@ docs('every block says what it is', () => {
 })
 
 docs('a page for each task, and it begins with a command', () => {
-  for (const task of ['api', 'cli', 'tools', 'sandbox', 'bench', 'build', 'checkpoints']) {
+  for (const task of ['api', 'cli', 'server', 'tools', 'sandbox', 'bench', 'build', 'checkpoints']) {
     assert.is(blocks.find(({ page }) => page === `docs/${task}.md`)?.language, 'sh', task)
   }
   assert.is(blocks.find(({ page }) => page === 'README.md')?.language, 'sh')
@@ -32,7 +32,7 @@ docs('programs type-check', () => {
   assert.ok(programs.length >= 19)
   const sources = new Map(programs.map((one) => [join(root, 'examples', `${one.page.replace(/\W/g, '-')}-${one.line}.ts`), { ...one, code: withContext(one) }] as const))
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), ts.sys.readFile) as { config: { compilerOptions: { paths: Record<string, string[]> } } }
-  config.compilerOptions.paths['nanochat-node/kernels'] = ['./lib/kernels.ts']
+  Object.assign(config.compilerOptions.paths, { 'nanochat-node/kernels': ['./lib/kernels.ts'], 'nanochat-node/server': ['./lib/server/server.ts'] })
   const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root)
   const host = ts.createCompilerHost(options)
   const { readFile, fileExists } = host
@@ -119,7 +119,7 @@ docs.run()
 
 /** A block that imports stands alone; any other one finds the names that the text around it speaks of. */
 function withContext({ code }: Block): string {
-  if (/ from 'nanochat-node(?:\/kernels)?'/.test(code)) return code
+  if (/^import /m.test(code)) return code
   return `import { Engine, GPT, KVCache, NanochatError, convertCheckpoint, loadGPT, loadModel, loadModelFromDir, seededGPT, useCalculator, type GPTConfig, type Loaded, type Message, type Tokenizer, type Tool } from 'nanochat-node'
 declare const loaded: Loaded, model: GPT, tokenizer: Tokenizer, engine: Engine, messages: Message[], prompt: Int32Array, ids: Int32Array
 export async function block(): Promise<void> {

@@ -11,6 +11,8 @@ export interface Command {
   prompt: string | null
   /** Of quantize alone. */
   out: string | null
+  /** Of serve alone. */
+  listen: Listen
   temperature: number | null
   topK: number
   seed: number
@@ -18,6 +20,9 @@ export interface Command {
   tool: boolean
   json: boolean
 }
+
+/** Where and for whom to serve. */
+export interface Listen { port: number, host: string, apiKey: string | undefined, origins: string[], modelName: string | undefined }
 
 export type ModelChoice = { dir: string, tokenizerDir: string | undefined } | { source: 'demo' | 'base' | 'sft' | 'rl' }
 
@@ -42,13 +47,14 @@ export function parseCommandLine(argv: readonly string[]): Request {
   const argument = words.length > 0 ? words.join(' ') : undefined
   if (argument !== undefined && text('prompt') !== undefined) throw wrongUsage(`Expected one text but received both -p and ${JSON.stringify(argument)}.`)
   if (name === 'quantize' && text('out') === undefined) throw wrongUsage('Expected -o and where to write to.')
-  if (name === 'doctor' && argument !== undefined) throw wrongUsage(`doctor takes no argument but received ${JSON.stringify(argument)}.`)
+  if ((name === 'doctor' || name === 'serve') && argument !== undefined) throw wrongUsage(`${name} takes no argument but received ${JSON.stringify(argument)}.`)
   return {
     name,
     model: modelChoice(name, text, takesDirectory ? argument : undefined),
     load: loadOptions(text),
     prompt: takesDirectory ? null : text('prompt') ?? argument ?? null,
     out: text('out') ?? null,
+    listen: listenOptions(text),
     temperature: decimal('temperature', text('temperature')) ?? null,
     topK: integer('top-k', text('top-k')) ?? 50,
     seed: integer('seed', text('seed')) ?? 42,
@@ -115,6 +121,14 @@ function loadOptions(text: (key: string) => string | undefined): LoadOptions {
     windowPattern: text('window-pattern'),
     ropeTable: text('rope-table') as LoadOptions['ropeTable']
   }
+}
+
+function listenOptions(text: (key: string) => string | undefined): Listen {
+  const port = integer('port', text('port')) ?? 8000
+  if (port > 65_535) throw wrongUsage(`Expected a port up to 65535 but received ${port}.`)
+  const apiKey = text('api-key') ?? (process.env.NANOCHAT_API_KEY || undefined)
+  if (apiKey === '') throw wrongUsage('Expected a key for --api-key but received an empty text.')
+  return { port, host: text('host') ?? '127.0.0.1', apiKey, origins: text('origin')?.split(',').map((origin) => origin.trim()) ?? [], modelName: text('name') }
 }
 
 function isCommand(name: string): name is CommandName {

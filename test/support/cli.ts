@@ -18,6 +18,42 @@ export function runCli(args: readonly string[], { input = '', env = {}, director
   return new Promise((resolve) => child.on('close', (status) => resolve({ ...run, status })))
 }
 
+export interface RunningServer {
+  /** Where it listens, with /v1; rejects with what it wrote when it ends before that. */
+  url: Promise<string>
+  /** All of stdout so far. */
+  stdout(): string
+  /** Sends `signal` and waits until it is gone. */
+  end(signal?: NodeJS.Signals): Promise<Omit<Run, 'stdout'>>
+  signal(signal: NodeJS.Signals): void
+}
+
+/** Starts `nanochat-node serve` with `args` on a free port. */
+export function startServer(args: readonly string[], env: NodeJS.ProcessEnv = {}): RunningServer {
+  const child = spawn(process.execPath, [...nodeArgs, 'serve', '--port', '0', ...args], { cwd: root, env: environment(env), stdio: ['ignore', 'pipe', 'pipe'] })
+  let stdout = '', stderr = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => { stderr += text })
+  const closed = new Promise<number | null>((resolve) => child.on('close', (status) => resolve(status)))
+  const url = new Promise<string>((resolve, reject) => {
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      stdout += text
+      const [url] = /http:\/\/\S+?\/v1/.exec(stdout) ?? []
+      if (url !== undefined) resolve(url)
+    })
+    void closed.then((status) => reject(new Error(`the server ended with ${status}: ${stderr}`)))
+  })
+  url.catch(() => undefined)
+  return {
+    url,
+    stdout: () => stdout,
+    signal: (signal) => { child.kill(signal) },
+    async end(signal = 'SIGINT') {
+      child.kill(signal)
+      return { status: await closed, stderr }
+    }
+  }
+}
+
 /** As runCli, in a shell line where `$CLI` stands for the command. */
 export function runShell(line: string): Run {
   const cli = [process.execPath, ...nodeArgs].map((word) => `'${word}'`).join(' ')

@@ -1,0 +1,145 @@
+import { randomBytes } from 'node:crypto'
+import type { Part } from '../conversation.js'
+import type { Tokenizer } from '../tokenizer.js'
+import type { ChatEvent, FinishReason, Stats, TokenLogprob } from '../types.js'
+
+/** Counts of OpenAI's usage. `completion_tokens` has what the tool's results took, too. */
+export interface Usage {
+  prompt_tokens: number
+  completion_tokens: number
+  total_tokens: number
+  prompt_tokens_details: { cached_tokens: number }
+}
+
+/** An event of a row of a prompt; `index` counts the choices of the answer. */
+export type ChoiceEvent = ChatEvent & { index: number }
+
+/** Turns events into the objects of one kind of answer. */
+export interface AnswerFormat {
+  /** What a stream opens a choice with; null: nothing. */
+  opening(index: number): object | null
+  /** The chunk of one event; null: nothing to send. */
+  chunk(event: ChoiceEvent): object | null
+  /** The chunk that ends a stream whose client wants counts. */
+  usage(usage: Usage): object
+  /** The answer as a whole. */
+  whole(events: readonly ChoiceEvent[], usage: Usage): object
+}
+
+interface Head { id: string, created: number, model: string }
+
+/** The objects of /v1/chat/completions. `parts` is ours: code of the model and what it gave. */
+export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
+  const head = newHead('chatcmpl', modelName)
+  const chunkOf = (choices: object[], usage?: Usage): object => ({ ...head, object: 'chat.completion.chunk', choices, ...(usage ? { usage } : {}) })
+  const logprobsOf = (list: readonly TokenLogprob[] | null): object | null => list && { content: list.map((token) => chatLogprob(token, tokenizer)), refusal: null }
+  return {
+    opening: (index) => chunkOf([{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }]),
+    chunk(event) {
+      const { index } = event
+      const logprobs = logprobsOf(logprobsIn([event], tokenizer))
+      if (event.type === 'finish') return chunkOf([{ index, delta: {}, logprobs, finish_reason: finishReason(event.finishReason) }])
+      if (event.type === 'python_output' && event.text === null) return null
+      const delta = event.type === 'text' ? { content: event.text } : { parts: [{ type: event.type, text: event.text }] }
+      return chunkOf([{ index, delta, logprobs, finish_reason: null }])
+    },
+    usage: (usage) => chunkOf([], usage),
+    whole: (events, usage) => ({
+      ...head, object: 'chat.completion',
+      choices: finishesOf(events).map((finish) => {
+        const { content } = finish.message
+        const parts: Part[] | null = typeof content === 'string' ? null : content
+        const own = events.filter(({ index }) => index === finish.index)
+        return {
+          index: finish.index,
+          message: { role: 'assistant', content: visibleText(own), refusal: null, ...(parts ? { parts } : {}) },
+          logprobs: logprobsOf(logprobsIn(own, tokenizer)),
+          finish_reason: finishReason(finish.finishReason)
+        }
+      }),
+      usage
+    })
+  }
+}
+
+/** The objects of /v1/completions. */
+export function textFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
+  const head = newHead('cmpl', modelName)
+  const lengths = new Map<number, number>()    // characters of each choice so far
+  const answer = (choices: object[], usage?: Usage): object => ({ ...head, object: 'text_completion', choices, ...(usage ? { usage } : {}) })
+  const logprobsOf = (list: readonly TokenLogprob[] | null, index: number): object | null => {
+    if (!list) return null
+    const offsets = list.map(({ id }) => {
+      const offset = lengths.get(index) ?? 0
+      lengths.set(index, offset + tokenizer.decode([id]).length)
+      return offset
+    })
+    return {
+      tokens: list.map(({ id }) => tokenizer.decode([id])),
+      token_logprobs: list.map(({ logprob }) => finite(logprob)),
+      top_logprobs: list.map(({ top }) => Object.fromEntries(top.map(({ id, logprob }) => [tokenizer.decode([id]), finite(logprob)]))),
+      text_offset: offsets
+    }
+  }
+  return {
+    opening: () => null,
+    chunk(event) {
+      const { index } = event
+      if (event.type !== 'text' && event.type !== 'finish' && !event.logprobs) return null
+      return answer([{
+        index, text: event.type === 'text' ? event.text : '', logprobs: logprobsOf(logprobsIn([event], tokenizer), index),
+        finish_reason: event.type === 'finish' ? finishReason(event.finishReason) : null
+      }])
+    },
+    usage: (usage) => answer([], usage),
+    whole: (events, usage) => answer(finishesOf(events).map((finish) => {
+      const own = events.filter(({ index }) => index === finish.index)
+      return { index: finish.index, text: visibleText(own), logprobs: logprobsOf(logprobsIn(own, tokenizer), finish.index), finish_reason: finishReason(finish.finishReason) }
+    }), usage)
+  }
+}
+
+/** The counts of whole answers, each prompt's tokens once. */
+export function usageOf(stats: readonly Stats[], promptTokens: number, cachedTokens: number): Usage {
+  const completionTokens = stats.reduce((sum, { generatedTokens, forcedTokens }) => sum + generatedTokens + forcedTokens, 0)
+  return {
+    prompt_tokens: promptTokens, completion_tokens: completionTokens, total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: cachedTokens }
+  }
+}
+
+function newHead(prefix: string, model: string): Head {
+  return { id: `${prefix}-${randomBytes(12).toString('hex')}`, created: Math.floor(Date.now() / 1000), model }
+}
+
+function finishesOf(events: readonly ChoiceEvent[]): (ChoiceEvent & { type: 'finish' })[] {
+  return events.flatMap((event) => event.type === 'finish' ? [event] : []).sort((a, b) => a.index - b.index)
+}
+
+/** Those of every token that was sampled but the one that ended the turn; null where none were asked for. */
+function logprobsIn(events: readonly ChoiceEvent[], tokenizer: Tokenizer): TokenLogprob[] | null {
+  const ends = [tokenizer.getBosTokenId(), tokenizer.encodeSpecial('<|assistant_end|>')]
+  const lists = events.flatMap(({ logprobs }) => logprobs ? [logprobs] : [])
+  return lists.length > 0 ? lists.flat().filter(({ id }) => !ends.includes(id)) : null
+}
+
+function visibleText(events: readonly ChoiceEvent[]): string {
+  return events.map((event) => event.type === 'text' ? event.text : '').join('')
+}
+
+function finishReason(reason: FinishReason): 'stop' | 'length' {
+  return reason === 'length' ? 'length' : 'stop'
+}
+
+function chatLogprob({ id, logprob, top }: TokenLogprob, tokenizer: Tokenizer): object {
+  const one = (id: number, logprob: number): object => {
+    const token = tokenizer.decode([id])
+    return { token, logprob: finite(logprob), bytes: token.includes('\ufffd') ? null : [...new TextEncoder().encode(token)] }
+  }
+  return { ...one(id, logprob), top_logprobs: top.map(({ id, logprob }) => one(id, logprob)) }
+}
+
+/** JSON has no -Infinity: what a bias forbids is as unlikely as a number can say. */
+function finite(logprob: number): number {
+  return Math.max(logprob, -9999)
+}

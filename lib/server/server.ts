@@ -1,0 +1,327 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { once, setMaxListeners } from 'node:events'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { Engine, type EngineOptions } from '../engine.js'
+import { invalidArg } from '../errors.js'
+import { linkedAbort } from '../linked-abort.js'
+import type { Loaded } from '../load.js'
+import { availableMemory } from '../native.js'
+import { checkGenerateOptions, checkInteger, checkKnown } from '../options.js'
+import type { GenerateOptions, SamplingOptions, Stats, Tool } from '../types.js'
+import { chatFormat, textFormat, usageOf, type AnswerFormat, type ChoiceEvent, type Usage } from './answer.js'
+import { ApiError, apiError, errorBody } from './errors.js'
+import { promptCache } from './prompt-cache.js'
+import { chatRequest, textRequest, type CompletionRequest, type RequestContext } from './request.js'
+
+/** How a model is served. */
+export interface OpenAIOptions {
+  /** What requests call the model; default 'nanochat'. Any other name is answered with 404. */
+  modelName?: string | undefined
+  /** What requests must show as `Authorization: Bearer <apiKey>`; without one nobody is asked. */
+  apiKey?: string | undefined
+  /** Web pages that may ask, as 'http://localhost:3000', or ['*']; requests of any other page are refused. Default none. */
+  origins?: string[] | undefined
+  /** For requests that do not say: temperature 0.8 and topK 50 as nanochat's chat_web, and no limit but the context for a chat's tokens. */
+  defaults?: (Pick<SamplingOptions, 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty'> & Pick<GenerateOptions, 'maxTokens'>) | undefined
+  /** Runs the code that the model writes; default the engine's, Python in a cage. null: nothing runs. */
+  tool?: Tool | null | undefined
+  /** Rows and memory of all requests together. */
+  engine?: EngineOptions | undefined
+  /** Memory for keys and values of earlier requests, whose beginnings are not computed again; 0: none are kept. Default: half of what the engine takes by itself. */
+  promptCacheBytes?: number | undefined
+  /** Requests that may be under way at a time, those that wait for their turn included; more are answered with 429. Default 256. */
+  maxRequests?: number | undefined
+  /** Of a request's body; default 1 MiB. */
+  maxBodyBytes?: number | undefined
+  /** Called when a response has ended or its client has left. */
+  onResponse?: ((summary: ResponseSummary) => void) | undefined
+}
+
+/** One request and what became of it. */
+export interface ResponseSummary {
+  /** Of HTTP. */
+  method: string
+  /** Without the query. */
+  path: string
+  /** Of HTTP; 499 where the client left first. */
+  status: number
+  /** Milliseconds from its head to the end of its response. */
+  durationMs: number
+  /** Of each sample that was finished. */
+  stats: Stats[]
+  /** What went wrong, also after the first part of a stream, else null. */
+  error: unknown
+}
+
+/** OpenAI's HTTP interface to one model. Disposing it ends its requests and its engine and leaves the model alone. */
+export interface OpenAIApi extends AsyncDisposable {
+  /** Answers `request` through `response`: pass it to http.createServer. It must see the body unread. Rejects with nothing but what `onResponse` throws. */
+  handle(request: IncomingMessage, response: ServerResponse): Promise<void>
+}
+
+const optionNames = ['modelName', 'apiKey', 'origins', 'defaults', 'tool', 'engine', 'promptCacheBytes', 'maxRequests', 'maxBodyBytes', 'onResponse']
+
+/**
+ * OpenAI's chat and text completions, streamed or whole, of the model in `loaded` (docs/server.md): all requests are decoded together by one
+ * engine, and a conversation's next turn computes only what is new. Throws ERR_INVALID_ARG, ERR_TOKENIZER_MISMATCH.
+ */
+export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIApi {
+  checkKnown(options, optionNames)
+  if (typeof loaded !== 'object' || loaded === null || !loaded.tokenizer) throw invalidArg('loaded', 'what loadModel gives, a model with its tokenizer,', loaded)
+  const { model, tokenizer } = loaded
+  const engine = new Engine(model, tokenizer, options.engine)
+  const { modelName = 'nanochat', apiKey, origins = [], tool, onResponse, maxRequests = 256, maxBodyBytes = 1 << 20 } = options
+  const { maxRows = 64 } = options.engine ?? {}
+  const { promptCacheBytes = Math.floor((model.backend.kvCacheBytes ?? availableMemory() / 4) / 2) } = options
+  checkKnown(options.defaults ?? {}, ['temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'maxTokens'])
+  const defaults = { temperature: 0.8, topK: 50, ...options.defaults }
+  const { vocabSize, sequenceLen } = model.config
+  for (const [name, value] of Object.entries({ modelName, apiKey })) if (value !== undefined && (typeof value !== 'string' || value === '')) throw invalidArg(name, 'a text', value)
+  if (!Array.isArray(origins) || origins.some((origin) => typeof origin !== 'string')) throw invalidArg('origins', 'an array of strings', origins)
+  if (onResponse !== undefined && typeof onResponse !== 'function') throw invalidArg('onResponse', 'a function', onResponse)
+  if (tool !== undefined && tool !== null && typeof tool !== 'function') throw invalidArg('tool', 'a function or null', tool)
+  checkInteger('promptCacheBytes', promptCacheBytes, 0, Number.MAX_SAFE_INTEGER)
+  checkInteger('maxRequests', maxRequests, 1, 65_536)
+  checkInteger('maxBodyBytes', maxBodyBytes, 1, 2 ** 30)
+  checkGenerateOptions(defaults, { vocabSize, maxRows, defaultTool: null })
+
+  const cache = promptCache(model, promptCacheBytes)
+  const context: RequestContext = { modelName, tokenizer, sequenceLen, maxRows, defaults }
+  const card = { id: modelName, object: 'model', created: Math.floor(Date.now() / 1000), owned_by: 'nanochat', max_model_len: sequenceLen }
+  const ending = new AbortController()
+  setMaxListeners(0, ending.signal)
+  const running = new Set<Promise<void>>()
+
+  /** The events of one prompt's rows, whose choices begin at `firstIndex`. */
+  async function* eventsOf(prompt: Int32Array, firstIndex: number, options: GenerateOptions, signal: AbortSignal): AsyncGenerator<ChoiceEvent, void, undefined> {
+    const kvCache = cache.take(prompt)
+    const room = sequenceLen - prompt.length
+    try {
+      const events = engine.events(prompt, { ...(tool === undefined ? {} : { tool }), ...options, maxTokens: Math.min(options.maxTokens ?? room, room), kvCache, signal })
+      for await (const event of events) yield { ...event, index: firstIndex + event.row }
+    } finally {
+      cache.keep(kvCache)
+    }
+  }
+
+  const complete = async ({ prompts, options, stream, includeUsage }: CompletionRequest, format: AnswerFormat, response: ServerResponse, stats: Stats[], outer: AbortSignal): Promise<void> => {
+    const { controller, unlink } = linkedAbort(outer, ending.signal)
+    const { signal } = controller
+    const samples = options.numSamples ?? 1
+    const runs = prompts.map((prompt, i) => () => eventsOf(prompt, i * samples, options, signal))
+    const seen = (event: ChoiceEvent): ChoiceEvent => {
+      if (event.type === 'finish') stats.push(event.stats)
+      return event
+    }
+    const usage = (): Usage => {
+      const promptTokens = prompts.reduce((sum, { length }) => sum + length, 0)
+      const cachedTokens = stats.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0) / samples
+      return usageOf(stats, promptTokens, cachedTokens)
+    }
+    try {
+      if (stream) await streamed(runs, samples, format, response, signal, seen, includeUsage ? usage : null)
+      else {
+        const events = await allOrNone(runs.map(async (run) => {
+          const own: ChoiceEvent[] = []
+          for await (const event of run()) own.push(seen(event))
+          return own
+        }), controller)
+        sendJson(response, 200, format.whole(events.flat(), usage()))
+      }
+    } finally {
+      unlink()
+    }
+  }
+
+  const answer = async (request: IncomingMessage, response: ServerResponse, path: string, stats: Stats[], signal: AbortSignal): Promise<void> => {
+    const { origin } = request.headers
+    const isAllowed = origin === undefined || origins.includes('*') || origins.includes(origin)
+    if (!isAllowed) throw new ApiError(403, `Pages of ${origin} may not ask here: the server's origins do not have it.`, null, 'origin_not_allowed')
+    if (origin !== undefined) response.setHeader('access-control-allow-origin', origin).setHeader('vary', 'origin')
+    if (origin !== undefined && request.method === 'OPTIONS') {
+      response.writeHead(204, { 'access-control-allow-methods': 'GET, POST', 'access-control-allow-headers': request.headers['access-control-request-headers'] ?? '', 'access-control-max-age': '600' }).end()
+      return
+    }
+    const method = methods.get(path) ?? (path.startsWith('/v1/models/') ? 'GET' : null)
+    if (!method) throw new ApiError(404, `There is no ${path.slice(0, 100)} here. There are ${[...methods.keys()].join(', ')}.`, null, 'not_found')
+    if (request.method !== method && !(method === 'GET' && request.method === 'HEAD')) {
+      response.setHeader('allow', method)
+      throw new ApiError(405, `Expected ${method} for ${path} but received ${request.method}.`, null, 'method_not_allowed')
+    }
+    if (path === '/health') return sendJson(response, 200, { status: 'ok' })
+    if (apiKey !== undefined && !isSame(request.headers.authorization ?? '', `Bearer ${apiKey}`)) {
+      throw new ApiError(401, 'Expected the header Authorization: Bearer and the API key of this server.', null, 'invalid_api_key')
+    }
+    if (path === '/v1/models') return sendJson(response, 200, { object: 'list', data: [card] })
+    if (path.startsWith('/v1/models/')) {
+      if (decoded(path.slice('/v1/models/'.length)) !== modelName) throw new ApiError(404, `There is no such model here, only ${modelName}.`, 'model', 'model_not_found')
+      return sendJson(response, 200, card)
+    }
+    if (running.size >= maxRequests) {
+      response.setHeader('retry-after', '1')
+      throw new ApiError(429, `${maxRequests} requests are under way; that is as many as this server takes at a time.`, null, 'too_many_requests')
+    }
+    ending.signal.throwIfAborted()
+    const body = await jsonBody(request, maxBodyBytes)
+    if (path === '/v1/completions') await complete(textRequest(body, context), textFormat(modelName, tokenizer), response, stats, signal)
+    else await complete(chatRequest(body, context), chatFormat(modelName, tokenizer), response, stats, signal)
+  }
+
+  const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const startedAt = performance.now()
+    const path = (request.url ?? '/').replace(/[?#].*$/s, '')
+    const left = new AbortController()
+    const stats: Stats[] = []
+    let failure: unknown = null
+    response.on('error', () => left.abort(clientLeft))
+    response.on('close', () => { if (!response.writableFinished) left.abort(clientLeft) })
+    try {
+      await answer(request, response, path, stats, left.signal)
+    } catch (error) {
+      failure = error
+      if (!left.signal.aborted) fail(response, error)
+    }
+    onResponse?.({
+      method: request.method ?? '', path, status: left.signal.aborted ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats,
+      error: failure === clientLeft ? null : failure
+    })
+  }
+
+  return {
+    async handle(request, response) {
+      const run = handle(request, response)
+      const settled = run.catch(() => undefined)
+      running.add(settled)
+      try {
+        await run
+      } finally {
+        running.delete(settled)
+      }
+    },
+    async [Symbol.asyncDispose]() {
+      ending.abort(new ApiError(503, 'The server is ending.', null, 'shutting_down'))
+      await Promise.all(running)
+      await engine[Symbol.asyncDispose]()
+      cache[Symbol.dispose]()
+    }
+  }
+}
+
+const methods = new Map([['/v1/chat/completions', 'POST'], ['/v1/completions', 'POST'], ['/v1/models', 'GET'], ['/health', 'GET']])
+const stalledMs = 60_000
+const clientLeft = new Error('The client left.')
+
+/** The events of `runs`, one run after the other, as chunks; the status is there only with the first event, so that what fails before it has one of its own. */
+async function streamed(
+  runs: readonly (() => AsyncIterable<ChoiceEvent>)[], samples: number, format: AnswerFormat, response: ServerResponse, signal: AbortSignal,
+  seen: (event: ChoiceEvent) => ChoiceEvent, usage: (() => Usage) | null
+): Promise<void> {
+  const stream = eventStream(response, signal)
+  try {
+    for (const run of runs) {
+      for await (const event of run()) {
+        if (!response.headersSent) {
+          response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' }).flushHeaders()
+          for (let index = 0; index < samples; index++) await stream.send(format.opening(index))
+        }
+        await stream.send(format.chunk(seen(event)))
+      }
+    }
+    if (usage) await stream.send(format.usage(usage()))
+  } finally {
+    stream.flush()
+  }
+  response.end('data: [DONE]\n\n')
+}
+
+/** Writes objects as server-sent events. */
+interface EventStream {
+  /** Resolves when more may be sent: no faster than the client reads, which has left when it reads nothing for a minute. null is nothing. */
+  send(data: object | null): Promise<void>
+  /** Writes what was sent in this turn of the event loop: tokens come several at a time and go out together. */
+  flush(): void
+}
+
+function eventStream(response: ServerResponse, signal: AbortSignal): EventStream {
+  let pending = ''
+  const flush = (): void => {
+    if (pending !== '' && !response.destroyed) response.write(pending)
+    pending = ''
+  }
+  return {
+    flush,
+    async send(data) {
+      signal.throwIfAborted()
+      if (!data) return
+      if (pending === '') setImmediate(flush)
+      pending += `data: ${JSON.stringify(data)}\n\n`
+      if (response.writableNeedDrain) await once(response, 'drain', { signal: AbortSignal.any([signal, AbortSignal.timeout(stalledMs)]) })
+    }
+  }
+}
+
+/** An error as a status, or, in a stream that has begun, as its last event. */
+function fail(response: ServerResponse, error: unknown): void {
+  const failure = apiError(error)
+  if (response.headersSent) response.end(`data: ${JSON.stringify(errorBody(failure))}\n\n`)
+  else {
+    if (failure.status === 413) response.setHeader('connection', 'close')      // the rest of the body stays unread
+    if (failure.status === 401) response.setHeader('www-authenticate', 'Bearer')
+    sendJson(response, failure.status, errorBody(failure))
+  }
+}
+
+function sendJson(response: ServerResponse, status: number, body: object): void {
+  const text = JSON.stringify(body)
+  response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': Buffer.byteLength(text) }).end(text)
+}
+
+async function jsonBody(request: IncomingMessage, maxBytes: number): Promise<unknown> {
+  const bytes = await bodyOf(request, maxBytes)
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+  } catch (cause) {
+    throw new ApiError(400, `Expected a body of JSON: ${cause instanceof Error ? cause.message : 'it is none'}.`, null, 'invalid_json')
+  }
+}
+
+function bodyOf(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
+  if (request.readableEnded) throw new Error('The body of the request was read before: handle() goes ahead of body parsers.')
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let length = 0
+    request.on('data', (chunk: Buffer) => {
+      length += chunk.length
+      if (length <= maxBytes) chunks.push(chunk)
+      else {
+        request.pause()
+        reject(new ApiError(413, `Expected a body of at most ${maxBytes} bytes.`, null, 'body_too_large'))
+      }
+    })
+    request.on('end', () => resolve(Buffer.concat(chunks)))
+    request.on('error', () => reject(clientLeft))
+    request.on('close', () => reject(clientLeft))
+  })
+}
+
+/** All results; when one fails the others are ended first. */
+async function allOrNone<T>(runs: readonly Promise<T>[], controller: AbortController): Promise<T[]> {
+  for (const run of runs) run.catch((error: unknown) => controller.abort(error))
+  await Promise.allSettled(runs)
+  controller.signal.throwIfAborted()
+  return Promise.all(runs)
+}
+
+/** Compares in a time that does not tell how much of the two is the same. */
+function isSame(given: string, wanted: string): boolean {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
+  return timingSafeEqual(digest(given), digest(wanted))
+}
+
+function decoded(component: string): string | null {
+  try {
+    return decodeURIComponent(component)
+  } catch {
+    return null
+  }
+}
