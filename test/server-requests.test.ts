@@ -81,7 +81,7 @@ test('whatever is asked wrong is refused with the field at fault', () => withSer
     [chat, { messages: [{ role: 'user', content: 'x'.repeat(200) }] }, 400, null, 'context_length_exceeded'],
     [text, {}, 400, 'prompt', 'invalid_value'], [text, { prompt: [] }, 400, 'prompt', 'invalid_value'], [text, { prompt: 5 }, 400, 'prompt', 'invalid_value'], [text, { prompt: [999] }, 400, 'prompt', 'invalid_value'],
     [text, { prompt: ['a', 5] }, 400, 'prompt', 'invalid_value'], [text, { prompt: [[1], []] }, 400, 'prompt', 'invalid_value'], [text, { prompt: Array.from({ length: 257 }, () => 'a') }, 400, 'prompt', 'invalid_value'],
-    [text, { prompt: ['a', 'x'.repeat(200)] }, 400, null, 'context_length_exceeded'], [text, { prompt: 'a', echo: true }, 400, 'echo', 'unsupported_parameter'],
+    [text, { prompt: ['a', 'x'.repeat(200)] }, 400, null, 'context_length_exceeded'], [text, { prompt: 'a', echo: 1 }, 400, 'echo', 'invalid_value'],
     [text, { prompt: 'a', suffix: 'b' }, 400, 'suffix', 'unsupported_parameter'], [text, { prompt: 'a', best_of: 2 }, 400, 'best_of', 'unsupported_parameter'], [text, { prompt: 'a', logprobs: true }, 400, 'logprobs', 'invalid_value'],
     ['/v1/embeddings', {}, 404, null, 'not_found'], ['/', {}, 404, null, 'not_found'], ['//', {}, 404, null, 'not_found'], ['/constructor', {}, 404, null, 'not_found'], ['/v1/models', {}, 405, null, 'method_not_allowed']
   ]

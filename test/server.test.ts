@@ -242,6 +242,43 @@ test('text completions: logprobs with the place of each token', async () => {
   })
 })
 
+test('echo: the prompt again, and how likely it was, as evaluations want it', async () => {
+  const text = 'What is 12 * 12? The answer is 144.'
+  const { model: gpt, tokenizer } = loaded
+  const ids = tokenizer.encode(text, { prepend: '<|bos|>' }), V = gpt.config.vocabSize
+  const logits = await gpt.logits(ids)
+  const expected = [...ids.subarray(1)].map((id, t) => {
+    const row = logits.subarray(t * V, (t + 1) * V), max = Math.max(...row)
+    return (row[id] ?? NaN) - max - Math.log(row.reduce((sum, x) => sum + Math.exp(x - max), 0))
+  })
+  const near = (actual: readonly (number | null)[] = [], wanted: readonly number[]): boolean => actual.length === wanted.length && actual.every((x, i) => Math.abs((x ?? NaN) - (wanted[i] ?? NaN)) < 1e-4)
+  const { choices: [scored], usage } = await shared.client.completions.create({ model, prompt: text, max_tokens: 0, echo: true, logprobs: 2 })
+  assert.equal([scored?.text, scored?.finish_reason, usage?.completion_tokens], [text, 'length', 0])
+  assert.ok(near(scored?.logprobs?.token_logprobs, expected), JSON.stringify(scored?.logprobs))
+  assert.is(scored?.logprobs?.tokens?.join(''), text)
+  scored?.logprobs?.tokens?.forEach((token, i) => assert.ok(text.startsWith(token, scored.logprobs?.text_offset?.[i]), token))
+
+  const context = 5                                        // ids as they are, one token more, as lm-evaluation-harness asks
+  const both = await shared.client.completions.create({ model, prompt: [[...ids], [...ids.subarray(0, context)]], max_tokens: 1, temperature: 0, echo: true, logprobs: 1, seed: 1 })
+  const [whole, short] = both.choices
+  assert.is(whole?.logprobs?.token_logprobs?.[0], null)
+  assert.is(whole?.logprobs?.top_logprobs?.[0], null)
+  assert.ok(near(whole?.logprobs?.token_logprobs?.slice(1, -1), expected))
+  assert.ok(near(short?.logprobs?.token_logprobs?.slice(1, -1), expected.slice(0, context - 1)))
+  assert.ok(whole?.logprobs?.tokens?.slice(1, -1).every((token, i) => (whole.logprobs?.top_logprobs?.[i + 1]?.[token] ?? -Infinity) === whole.logprobs?.token_logprobs?.[i + 1] || !(token in (whole.logprobs?.top_logprobs?.[i + 1] ?? {}))))
+  const streamed: (number | null)[] = []
+  let again = ''
+  for await (const { choices: [choice] } of await shared.client.completions.create({ model, prompt: text, max_tokens: 3, temperature: 0, echo: true, logprobs: 0, stream: true })) {
+    again += choice?.text ?? ''
+    streamed.push(...choice?.logprobs?.token_logprobs ?? [])
+  }
+  assert.ok(near(streamed.slice(0, expected.length), expected))
+  assert.ok(again.startsWith(text) && streamed.length <= expected.length + 3)
+  const plain = await shared.client.completions.create({ model, prompt: text, max_tokens: 3, temperature: 0, echo: true })
+  assert.is(plain.choices[0]?.text, again)
+  assert.equal(await statusOf(() => shared.client.completions.create({ model, prompt: text, max_tokens: 0 })), [400, 'invalid_value', 'max_tokens'])
+})
+
 test('twenty clients at once get what each would get alone', async () => {
   const questions = Array.from({ length: 20 }, (_, i) => `What is ${17 * i + 3} * ${i + 2}?`)
   const ask20 = (): Promise<(string | null | undefined)[]> => Promise.all(questions.map(async (content) =>

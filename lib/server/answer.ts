@@ -32,12 +32,16 @@ interface Head { id: string, created: number, model: string }
 export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
   const head = newHead('chatcmpl', modelName)
   const chunkOf = (choices: object[], usage?: Usage): object => ({ ...head, object: 'chat.completion.chunk', choices, ...(usage ? { usage } : {}) })
-  const logprobsOf = (list: readonly TokenLogprob[] | null): object | null => list && { content: list.map((token) => chatLogprob(token, tokenizer)), refusal: null }
+  const ends = [tokenizer.getBosTokenId(), tokenizer.encodeSpecial('<|assistant_end|>')]   // which are no part of an answer
+  const logprobsOf = (events: readonly ChoiceEvent[]): object | null => {
+    const list = logprobsIn(events)?.filter(({ id }) => !ends.includes(id))
+    return list ? { content: list.map((token) => chatLogprob(token, tokenizer)), refusal: null } : null
+  }
   return {
     opening: (index) => chunkOf([{ index, delta: { role: 'assistant', content: '' }, logprobs: null, finish_reason: null }]),
     chunk(event) {
       const { index } = event
-      const logprobs = logprobsOf(logprobsIn([event], tokenizer))
+      const logprobs = logprobsOf([event])
       if (event.type === 'finish') return chunkOf([{ index, delta: {}, logprobs, finish_reason: finishReason(event.finishReason) }])
       if (event.type === 'python_output' && event.text === null) return null
       const delta = event.type === 'text' ? { content: event.text } : { parts: [{ type: event.type, text: event.text }] }
@@ -53,7 +57,7 @@ export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
         return {
           index: finish.index,
           message: { role: 'assistant', content: visibleText(own), refusal: null, ...(parts ? { parts } : {}) },
-          logprobs: logprobsOf(logprobsIn(own, tokenizer)),
+          logprobs: logprobsOf(own),
           finish_reason: finishReason(finish.finishReason)
         }
       }),
@@ -65,19 +69,21 @@ export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
 /** The objects of /v1/completions. */
 export function textFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
   const head = newHead('cmpl', modelName)
-  const lengths = new Map<number, number>()    // characters of each choice so far
+  const places = new Map<number, { decoder: ReturnType<Tokenizer['decoder']>, offset: number }>()   // how far the tokens of each choice have come
   const answer = (choices: object[], usage?: Usage): object => ({ ...head, object: 'text_completion', choices, ...(usage ? { usage } : {}) })
   const logprobsOf = (list: readonly TokenLogprob[] | null, index: number): object | null => {
     if (!list) return null
+    const place = places.get(index) ?? { decoder: tokenizer.decoder(), offset: 0 }
+    places.set(index, place)
     const offsets = list.map(({ id }) => {
-      const offset = lengths.get(index) ?? 0
-      lengths.set(index, offset + tokenizer.decode([id]).length)
+      const { offset } = place
+      place.offset += place.decoder.write(id).length
       return offset
     })
     return {
       tokens: list.map(({ id }) => tokenizer.decode([id])),
       token_logprobs: list.map(({ logprob }) => finite(logprob)),
-      top_logprobs: list.map(({ top }) => Object.fromEntries(top.map(({ id, logprob }) => [tokenizer.decode([id]), finite(logprob)]))),
+      top_logprobs: list.map(({ logprob, top }) => Number.isNaN(logprob) ? null : Object.fromEntries(top.map(({ id, logprob }) => [tokenizer.decode([id]), finite(logprob)]))),
       text_offset: offsets
     }
   }
@@ -87,14 +93,14 @@ export function textFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
       const { index } = event
       if (event.type !== 'text' && event.type !== 'finish' && !event.logprobs) return null
       return answer([{
-        index, text: event.type === 'text' ? event.text : '', logprobs: logprobsOf(logprobsIn([event], tokenizer), index),
+        index, text: event.type === 'text' ? event.text : '', logprobs: logprobsOf(logprobsIn([event]), index),
         finish_reason: event.type === 'finish' ? finishReason(event.finishReason) : null
       }])
     },
     usage: (usage) => answer([], usage),
     whole: (events, usage) => answer(finishesOf(events).map((finish) => {
       const own = events.filter(({ index }) => index === finish.index)
-      return { index: finish.index, text: visibleText(own), logprobs: logprobsOf(logprobsIn(own, tokenizer), finish.index), finish_reason: finishReason(finish.finishReason) }
+      return { index: finish.index, text: visibleText(own), logprobs: logprobsOf(logprobsIn(own), finish.index), finish_reason: finishReason(finish.finishReason) }
     }), usage)
   }
 }
@@ -116,11 +122,10 @@ function finishesOf(events: readonly ChoiceEvent[]): (ChoiceEvent & { type: 'fin
   return events.flatMap((event) => event.type === 'finish' ? [event] : []).sort((a, b) => a.index - b.index)
 }
 
-/** Those of every token that was sampled but the one that ended the turn; null where none were asked for. */
-function logprobsIn(events: readonly ChoiceEvent[], tokenizer: Tokenizer): TokenLogprob[] | null {
-  const ends = [tokenizer.getBosTokenId(), tokenizer.encodeSpecial('<|assistant_end|>')]
+/** Those of every token; null where none were asked for. */
+function logprobsIn(events: readonly ChoiceEvent[]): TokenLogprob[] | null {
   const lists = events.flatMap(({ logprobs }) => logprobs ? [logprobs] : [])
-  return lists.length > 0 ? lists.flat().filter(({ id }) => !ends.includes(id)) : null
+  return lists.length > 0 ? lists.flat() : null
 }
 
 function visibleText(events: readonly ChoiceEvent[]): string {
@@ -139,7 +144,7 @@ function chatLogprob({ id, logprob, top }: TokenLogprob, tokenizer: Tokenizer): 
   return { ...one(id, logprob), top_logprobs: top.map(({ id, logprob }) => one(id, logprob)) }
 }
 
-/** JSON has no -Infinity: what a bias forbids is as unlikely as a number can say. */
-function finite(logprob: number): number {
-  return Math.max(logprob, -9999)
+/** JSON has no -Infinity: what can't be is as unlikely as OpenAI says it. NaN, of a token that nothing precedes, is null. */
+function finite(logprob: number): number | null {
+  return Number.isNaN(logprob) ? null : Math.max(logprob, -9999)
 }

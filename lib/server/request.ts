@@ -11,9 +11,14 @@ export interface CompletionRequest {
   /** Tokens to go on from; more than one only where several texts are to be completed. */
   prompts: Int32Array[]
   options: GenerateOptions
+  /** Of each prompt what the answer repeats; null: none of it. */
+  echo: Echo[] | null
   stream: boolean
   includeUsage: boolean
 }
+
+/** A prompt's text, and how many tokens ahead of it are not of the client's. */
+export interface Echo { text: string, ahead: number }
 
 /** What requests are checked against. */
 export interface RequestContext {
@@ -58,14 +63,15 @@ export function chatRequest(body: unknown, context: RequestContext): CompletionR
 export function textRequest(body: unknown, context: RequestContext): CompletionRequest {
   const fields = fieldsOf(body)
   checkModel(fields, context)
+  const echo = fields.flag('echo') ?? false
   const prompts = promptsOf(fields.any('prompt'), context.tokenizer)
-  const maxTokens = fields.integer('max_tokens', 1, most) ?? context.defaults.maxTokens ?? 16
+  const maxTokens = fields.integer('max_tokens', echo ? 0 : 1, most) ?? context.defaults.maxTokens ?? 16
   const logprobs = fields.integer('logprobs', 0, 20)
   const n = fields.integer('n', 1, context.maxRows) ?? 1
   fields.refuse('best_of', (value) => value === n, 'every sample is returned.')
-  fields.refuse('echo', (value) => value === false, 'the prompt is not repeated.')
   fields.refuse('suffix', (value) => value === '', 'nanochat models continue a text, they fill no gaps.')
-  return rest(fields, context, prompts, { maxTokens, logprobs })
+  const request = rest(fields, context, prompts.map(({ ids }) => ids), { maxTokens, logprobs })
+  return echo ? { ...request, echo: prompts } : request
 }
 
 /** What both kinds of request have in common. */
@@ -97,7 +103,7 @@ function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext
     ...(Array.isArray(stop) && stop.length === 0 ? {} : { stop: stop as GenerateOptions['stop'] })
   }
   fields.end()
-  return { prompts, options: { ...sampling, ...options }, stream, includeUsage }
+  return { prompts, options: { ...sampling, ...options }, echo: null, stream, includeUsage }
 }
 
 function checkModel(fields: Fields, { modelName }: RequestContext): void {
@@ -136,13 +142,13 @@ function textOf(content: unknown, path: string): string {
 }
 
 /** A text, a list of texts, token ids, or a list of lists of them. A text opens a document, after <|bos|>; ids are taken as they are. */
-function promptsOf(value: unknown, tokenizer: Tokenizer): Int32Array[] {
+function promptsOf(value: unknown, tokenizer: Tokenizer): (Echo & { ids: Int32Array })[] {
   const isIds = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((id) => Number.isInteger(id) && id >= 0 && id < tokenizer.getVocabSize())
   const list: unknown[] = Array.isArray(value) && !isIds(value) ? value : [value]
   if (list.length === 0 || list.length > maxPrompts) throw new ApiError(400, `Expected 1 to ${maxPrompts} prompts but received ${list.length}.`, 'prompt', 'invalid_value')
   return list.map((prompt) => {
-    if (typeof prompt === 'string') return tokenizer.encode(prompt, { prepend: '<|bos|>' })
-    if (isIds(prompt)) return Int32Array.from(prompt)
+    if (typeof prompt === 'string') return { ids: tokenizer.encode(prompt, { prepend: '<|bos|>' }), text: prompt, ahead: 1 }
+    if (isIds(prompt)) return { ids: Int32Array.from(prompt), text: tokenizer.decode(prompt), ahead: 0 }
     throw new ApiError(400, `Expected a text, ids of tokens below ${tokenizer.getVocabSize()}, or a list of either for prompt but received ${describe(prompt)}.`, 'prompt', 'invalid_value')
   })
 }

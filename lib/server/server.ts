@@ -7,11 +7,12 @@ import { linkedAbort } from '../linked-abort.js'
 import type { Loaded } from '../load.js'
 import { availableMemory } from '../native.js'
 import { checkGenerateOptions, checkInteger, checkKnown } from '../options.js'
-import type { GenerateOptions, SamplingOptions, Stats, Tool } from '../types.js'
+import type { GenerateOptions, SamplingOptions, Stats, TokenLogprob, Tool } from '../types.js'
 import { chatFormat, textFormat, usageOf, type AnswerFormat, type ChoiceEvent, type Usage } from './answer.js'
 import { ApiError, apiError, errorBody } from './errors.js'
 import { promptCache } from './prompt-cache.js'
-import { chatRequest, textRequest, type CompletionRequest, type RequestContext } from './request.js'
+import { chatRequest, textRequest, type CompletionRequest, type Echo, type RequestContext } from './request.js'
+import { scored } from './score.js'
 
 /** How a model is served. */
 export interface OpenAIOptions {
@@ -91,24 +92,50 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   const ending = new AbortController()
   setMaxListeners(0, ending.signal)
   const running = new Set<Promise<void>>()
+  let scoring: Promise<unknown> = Promise.resolve()
 
-  /** The events of one prompt's rows, whose choices begin at `firstIndex`. */
-  async function* eventsOf(prompt: Int32Array, firstIndex: number, options: GenerateOptions, signal: AbortSignal): AsyncGenerator<ChoiceEvent, void, undefined> {
+  /** Of one prompt after the other: what they need is not counted by the engine. */
+  const score = (prompt: Int32Array, top: number, signal: AbortSignal): Promise<TokenLogprob[]> => {
+    const scores = scoring.then(async () => {
+      signal.throwIfAborted()
+      const kvCache = model.newCache()
+      try {
+        return await scored(model, kvCache, prompt, top, signal)
+      } finally {
+        cache.keep(kvCache)
+      }
+    })
+    scoring = scores.catch(() => undefined)
+    return scores
+  }
+
+  /** The events of one prompt's rows, whose choices begin at `firstIndex`; what is repeated of the prompt comes first. */
+  async function* eventsOf(prompt: Int32Array, firstIndex: number, echo: Echo | null, options: GenerateOptions, signal: AbortSignal): AsyncGenerator<ChoiceEvent, void, undefined> {
+    const { logprobs, numSamples = 1 } = options
+    const room = sequenceLen - prompt.length, maxTokens = Math.min(options.maxTokens ?? room, room)
+    if (echo) {
+      const scores = logprobs === undefined ? {} : { logprobs: (await score(prompt, logprobs, signal)).slice(echo.ahead) }
+      for (let row = 0; row < numSamples; row++) {
+        const index = firstIndex + row
+        yield { type: 'text', row, index, text: echo.text, ...scores }
+        if (maxTokens === 0) yield { type: 'finish', row, index, finishReason: 'length', message: { role: 'assistant', content: '' }, stats: { ...nothing, promptTokens: prompt.length } }
+      }
+      if (maxTokens === 0) return
+    }
     const kvCache = cache.take(prompt)
-    const room = sequenceLen - prompt.length
     try {
-      const events = engine.events(prompt, { ...(tool === undefined ? {} : { tool }), ...options, maxTokens: Math.min(options.maxTokens ?? room, room), kvCache, signal })
+      const events = engine.events(prompt, { ...(tool === undefined ? {} : { tool }), ...options, maxTokens, kvCache, signal })
       for await (const event of events) yield { ...event, index: firstIndex + event.row }
     } finally {
       cache.keep(kvCache)
     }
   }
 
-  const complete = async ({ prompts, options, stream, includeUsage }: CompletionRequest, format: AnswerFormat, response: ServerResponse, stats: Stats[], outer: AbortSignal): Promise<void> => {
+  const complete = async ({ prompts, options, echo, stream, includeUsage }: CompletionRequest, format: AnswerFormat, response: ServerResponse, stats: Stats[], outer: AbortSignal): Promise<void> => {
     const { controller, unlink } = linkedAbort(outer, ending.signal)
     const { signal } = controller
     const samples = options.numSamples ?? 1
-    const runs = prompts.map((prompt, i) => () => eventsOf(prompt, i * samples, options, signal))
+    const runs = prompts.map((prompt, i) => () => eventsOf(prompt, i * samples, echo?.[i] ?? null, options, signal))
     const seen = (event: ChoiceEvent): ChoiceEvent => {
       if (event.type === 'finish') stats.push(event.stats)
       return event
@@ -209,6 +236,7 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
 
 const methods = new Map([['/v1/chat/completions', 'POST'], ['/v1/completions', 'POST'], ['/v1/models', 'GET'], ['/health', 'GET']])
 const stalledMs = 60_000
+const nothing: Stats = { promptTokens: 0, cachedTokens: 0, generatedTokens: 0, forcedTokens: 0, ttftMs: 0, tpotMs: 0, tokensPerSecond: 0 }
 const clientLeft = new Error('The client left.')
 
 /** The events of `runs`, one run after the other, as chunks; the status is there only with the first event, so that what fails before it has one of its own. */
