@@ -2,17 +2,17 @@
 // Clients that ask, leave, ask again and say wrong things, all at once, from a server that keeps little of what was asked: who stays gets what
 // the engine says alone, and afterwards every row and every sequence is free.
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { connect, type AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { Message } from '../lib/conversation.js'
+import type { Message, SpecialToken } from '../lib/conversation.js'
 import { Engine } from '../lib/engine.js'
 import { loadModel } from '../lib/load.js'
-import { openaiApi } from '../lib/server/server.js'
+import { openaiApi, type ResponseSummary } from '../lib/server/server.js'
 import { generator } from './support/random.js'
 
-const test = suite('the server in a storm')
+const test = suite('the server under load')
 const clients = 12, seconds = 60, maxRows = 32
 const questions = ['Who are you?', 'What is 12 * 12?', 'and plus 5?', "How many r's are in strawberry?", 'What is 1234 * 5678?', 'Tell me about yourself.', 'What is 2 + 2?', 'Thanks!']
 
@@ -93,6 +93,30 @@ test(`${clients} clients for ${seconds} s`, async () => {
 
   const all = await (await post({ messages: [{ role: 'user', content: 'Who are you?' }], n: maxRows, temperature: 0, max_tokens: 10 })).json() as Answer
   assert.is(all.choices.length, maxRows, 'every row is free again')
+  await api[Symbol.asyncDispose]()
+  server.closeAllConnections()
+  server.close()
+})
+
+test('a client that reads nothing for a minute is dropped, and its row is free', async () => {
+  await using loaded = await loadModel()
+  const summaries: ResponseSummary[] = []
+  const api = openaiApi(loaded, { engine: { maxRows }, onResponse: (summary) => { summaries.push(summary) } })
+  const server = createServer((request, response) => { void api.handle(request, response) })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const never = Object.fromEntries(['<|assistant_end|>', '<|bos|>', '<|python_start|>'].map((name) => [loaded.tokenizer.encodeSpecial(name as SpecialToken), -100]))
+  // tens of megabytes, more than sockets hold
+  const body = JSON.stringify({ messages: [{ role: 'user', content: 'Who are you?' }], n: maxRows, stream: true, temperature: 1, top_k: 0, logit_bias: never, logprobs: true, top_logprobs: 20 })
+  const socket = connect(port, '127.0.0.1', () => socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: ${body.length}\r\n\r\n${body}`))
+  socket.pause().on('error', () => undefined)
+  const startedAt = performance.now()
+  const answer = await fetch(`http://127.0.0.1:${port}/v1/chat/completions`, { method: 'POST', body: JSON.stringify({ messages: [{ role: 'user', content: 'Who are you?' }], n: maxRows, max_tokens: 2 }) })
+  assert.is(answer.status, 200)
+  const seconds = (performance.now() - startedAt) / 1000
+  assert.ok(seconds > 55 && seconds < 90, `${seconds} s`)
+  assert.equal(summaries.map(({ status, error }) => [status, error]), [[499, null], [200, null]])
+  socket.destroy()
   await api[Symbol.asyncDispose]()
   server.closeAllConnections()
   server.close()

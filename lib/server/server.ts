@@ -1,5 +1,4 @@
-import { createHash, timingSafeEqual } from 'node:crypto'
-import { once, setMaxListeners } from 'node:events'
+import { setMaxListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Engine, type EngineOptions } from '../engine.js'
 import { invalidArg } from '../errors.js'
@@ -9,7 +8,8 @@ import { availableMemory } from '../native.js'
 import { checkGenerateOptions, checkInteger, checkKnown } from '../options.js'
 import type { GenerateOptions, SamplingOptions, Stats, TokenLogprob, Tool } from '../types.js'
 import { chatFormat, textFormat, usageOf, type AnswerFormat, type ChoiceEvent, type Usage } from './answer.js'
-import { ApiError, apiError, errorBody } from './errors.js'
+import { ApiError } from './errors.js'
+import { clientLeft, eventStream, isSame, jsonBody, sendError, sendJson } from './http.js'
 import { promptCache } from './prompt-cache.js'
 import { chatRequest, textRequest, type CompletionRequest, type Echo, type RequestContext } from './request.js'
 import { scored } from './score.js'
@@ -205,13 +205,11 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
     try {
       await answer(request, response, path, stats, left.signal)
     } catch (error) {
-      failure = error
-      if (!left.signal.aborted) fail(response, error)
+      failure = left.signal.aborted ? clientLeft : error
+      if (failure !== clientLeft) sendError(response, error)
     }
-    onResponse?.({
-      method: request.method ?? '', path, status: left.signal.aborted ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats,
-      error: failure === clientLeft ? null : failure
-    })
+    const hasLeft = failure === clientLeft
+    onResponse?.({ method: request.method ?? '', path, status: hasLeft ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats, error: hasLeft ? null : failure })
   }
 
   return {
@@ -235,9 +233,7 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
 }
 
 const methods = new Map([['/v1/chat/completions', 'POST'], ['/v1/completions', 'POST'], ['/v1/models', 'GET'], ['/health', 'GET']])
-const stalledMs = 60_000
 const nothing: Stats = { promptTokens: 0, cachedTokens: 0, generatedTokens: 0, forcedTokens: 0, ttftMs: 0, tpotMs: 0, tokensPerSecond: 0 }
-const clientLeft = new Error('The client left.')
 
 /** The events of `runs`, one run after the other, as chunks; the status is there only with the first event, so that what fails before it has one of its own. */
 async function streamed(
@@ -262,88 +258,12 @@ async function streamed(
   response.end('data: [DONE]\n\n')
 }
 
-/** Writes objects as server-sent events. */
-interface EventStream {
-  /** Resolves when more may be sent: no faster than the client reads, which has left when it reads nothing for a minute. null is nothing. */
-  send(data: object | null): Promise<void>
-  /** Writes what was sent in this turn of the event loop: tokens come several at a time and go out together. */
-  flush(): void
-}
-
-function eventStream(response: ServerResponse, signal: AbortSignal): EventStream {
-  let pending = ''
-  const flush = (): void => {
-    if (pending !== '' && !response.destroyed) response.write(pending)
-    pending = ''
-  }
-  return {
-    flush,
-    async send(data) {
-      signal.throwIfAborted()
-      if (!data) return
-      if (pending === '') setImmediate(flush)
-      pending += `data: ${JSON.stringify(data)}\n\n`
-      if (response.writableNeedDrain) await once(response, 'drain', { signal: AbortSignal.any([signal, AbortSignal.timeout(stalledMs)]) })
-    }
-  }
-}
-
-/** An error as a status, or, in a stream that has begun, as its last event. */
-function fail(response: ServerResponse, error: unknown): void {
-  const failure = apiError(error)
-  if (response.headersSent) response.end(`data: ${JSON.stringify(errorBody(failure))}\n\n`)
-  else {
-    if (failure.status === 413) response.setHeader('connection', 'close')      // the rest of the body stays unread
-    if (failure.status === 401) response.setHeader('www-authenticate', 'Bearer')
-    sendJson(response, failure.status, errorBody(failure))
-  }
-}
-
-function sendJson(response: ServerResponse, status: number, body: object): void {
-  const text = JSON.stringify(body)
-  response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'content-length': Buffer.byteLength(text) }).end(text)
-}
-
-async function jsonBody(request: IncomingMessage, maxBytes: number): Promise<unknown> {
-  const bytes = await bodyOf(request, maxBytes)
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-  } catch (cause) {
-    throw new ApiError(400, `Expected a body of JSON: ${cause instanceof Error ? cause.message : 'it is none'}.`, null, 'invalid_json')
-  }
-}
-
-function bodyOf(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
-  if (request.readableEnded) throw new Error('The body of the request was read before: handle() goes ahead of body parsers.')
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = []
-    let length = 0
-    request.on('data', (chunk: Buffer) => {
-      length += chunk.length
-      if (length <= maxBytes) chunks.push(chunk)
-      else {
-        request.pause()
-        reject(new ApiError(413, `Expected a body of at most ${maxBytes} bytes.`, null, 'body_too_large'))
-      }
-    })
-    request.on('end', () => resolve(Buffer.concat(chunks)))
-    request.on('error', () => reject(clientLeft))
-    request.on('close', () => reject(clientLeft))
-  })
-}
-
 /** All results; when one fails the others are ended first. */
 async function allOrNone<T>(runs: readonly Promise<T>[], controller: AbortController): Promise<T[]> {
   for (const run of runs) run.catch((error: unknown) => controller.abort(error))
   await Promise.allSettled(runs)
   controller.signal.throwIfAborted()
   return Promise.all(runs)
-}
-
-/** Compares in a time that does not tell how much of the two is the same. */
-function isSame(given: string, wanted: string): boolean {
-  const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
-  return timingSafeEqual(digest(given), digest(wanted))
 }
 
 function decoded(component: string): string | null {
