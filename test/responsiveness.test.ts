@@ -1,10 +1,11 @@
-// alone: it measures how late timers are
+// alone: it measures how late timers are, and how soon the demo answers
 // The event loop stays free while the model computes, and a call that is no longer wanted ends at once.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Engine } from '../lib/engine.js'
 import type { GPT } from '../lib/gpt.js'
 import { seededGPT } from '../lib/load.js'
+import { runCli } from './support/cli.js'
 import { ControlLoop } from './support/control-loop.js'
 
 const d12 = { sequenceLen: 2048, vocabSize: 32768, nLayer: 12, nHead: 6, nKvHead: 6, nEmbd: 768, windowPattern: 'SSSL' }
@@ -89,4 +90,14 @@ test('abort during a prefill of seconds takes effect within 100 ms, and frees th
   }
 })
 
+const demo = suite('responsiveness of the command line')
+
+demo('the demo answers, with the help of the tool, in less than 3 s', async () => {
+  const startedAt = performance.now()
+  const { stdout } = await runCli(['demo', 'What is 1234 * 5678?'])
+  assert.ok(performance.now() - startedAt < 3000)
+  assert.match(stdout, /7006652\.\n$/)
+})
+
 test.run()
+demo.run()
