@@ -72,6 +72,7 @@ test('whatever is asked wrong is refused with the field at fault', () => withSer
     [chat, { messages, max_completion_tokens: 1.5 }, 400, 'max_completion_tokens', 'invalid_value'], [chat, { messages, stream: 'yes' }, 400, 'stream', 'invalid_value'],
     [chat, { messages, stream: true, stream_options: 5 }, 400, 'stream_options.', null], [chat, { messages, stream: true, stream_options: { everything: true } }, 400, 'stream_options.everything', 'unknown_parameter'],
     [chat, { messages, stream_options: { include_usage: true } }, 400, 'stream_options', 'invalid_value'], [chat, { messages, stop: 5 }, 400, null, 'err_invalid_arg'],
+    [chat, { messages, stop: Array.from({ length: 65 }, () => 'a') }, 400, 'stop', 'invalid_value'], [text, { prompt: Array.from({ length: 17 }, () => 'a'), n: 64 }, 400, 'n', 'invalid_value'],
     [chat, { messages, stop: [''] }, 400, null, 'err_invalid_arg'], [chat, { messages, logit_bias: { 999: 1 } }, 400, null, 'err_invalid_arg'], [chat, { messages, logit_bias: { 1: 'a' } }, 400, null, 'err_invalid_arg'],
     [chat, { messages, logprobs: 5 }, 400, 'logprobs', 'invalid_value'], [chat, { messages, logprobs: true, top_logprobs: 21 }, 400, 'top_logprobs', 'invalid_value'],
     [chat, { messages, tools: [{ type: 'function' }] }, 400, 'tools', 'unsupported_parameter'], [chat, { messages, tool_choice: 'required' }, 400, 'tool_choice', 'unsupported_parameter'],
@@ -213,6 +214,29 @@ test('one sentence for many questions: each goes on from it, at a time', () => w
   const answers = await Promise.all(Array.from({ length: 8 }, (_, i) => post(text, { prompt: [...start, 60 + i], max_tokens: 1 })))
   for (const { text: answer } of answers) assert.match(answer, /"cached_tokens":(?:40|41)/)
   assert.ok(Math.max(...backend.passes.flatMap(({ rows }) => rows.map(({ count }) => count))) <= 2, 'nothing was computed twice')
+}))
+
+test('a stream whose text goes on before, between and after code: its parts fold into the message', () => withServer({ tool: () => '2' }, async ({ post, backend }) => {
+  const code = [pythonStart, ...bytes('f()'), pythonEnd], forced = [special.outputStart, ...bytes('2'), special.outputEnd]
+  backend.script(prompt, [...bytes('So '), ...code, ...forced, ...bytes('ab'), ...code, ...forced, ...code, ...forced, ...bytes('cd'), assistantEnd])
+  const whole = (JSON.parse((await post(chat, { messages, temperature: 0 })).text) as { choices: { message: { content: string, parts: object[] } }[] }).choices[0]?.message
+  assert.is(whole?.content, 'So abcd')
+  assert.is(whole?.parts.length, 9)
+  const parts: { type: string, text: string }[] = []
+  let content = ''
+  for (const event of (await post(chat, { messages, temperature: 0, stream: true })).text.trim().split('\n\n').slice(0, -1)) {
+    const { delta } = (JSON.parse(event.replace('data: ', '')) as { choices: { delta: { content?: string, parts?: { index: number, type: string, text: string }[] } }[] }).choices[0] ?? { delta: {} }
+    content += delta.content ?? ''
+    for (const { index, type, text } of delta.parts ?? []) parts[index] = { type, text: (parts[index]?.text ?? '') + text }
+  }
+  assert.equal({ content, parts }, { content: whole?.content, parts: whole?.parts })
+}))
+
+test('as many samples as it takes: the answer is put together in one go', () => withServer({}, async ({ post, backend }) => {
+  const start = performance.now()
+  const { status, text: answer } = await post(text, { prompt: Array.from({ length: 16 }, () => 'a'), n: 64, max_tokens: 8, temperature: 1 })
+  assert.equal([status, (JSON.parse(answer) as { choices: { index: number }[] }).choices.map(({ index }) => index)], [200, Array.from({ length: 1024 }, (_, i) => i)])
+  assert.ok(performance.now() - start < 20_000 && backend.passes.length > 0)
 }))
 
 test('options are checked', async () => {

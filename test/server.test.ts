@@ -114,13 +114,18 @@ test('a stream is the answer in pieces', async () => {
       for (const { delta, finish_reason } of chunk.choices) {
         text += delta.content ?? ''
         if (delta.role) roles.push(delta.role)
-        parts.push(...partsOf(delta) ?? [])
+        for (const { index, type, text } of (partsOf(delta) ?? []) as (Part & { index: number })[]) {
+          assert.ok(index <= parts.length, 'one after the other, as clients fold them')
+          const part = parts[index] ?? { type, text: '' }
+          parts[index] = part
+          part.text += text
+        }
         if (finish_reason) reasons.push(finish_reason)
       }
     }
     const message = whole.choices[0]?.message
     assert.is(text, message?.content)
-    assert.equal(parts, partsOf(message ?? {})?.filter(({ type }) => type !== 'text') ?? [])
+    assert.equal(parts, partsOf(message ?? {}) ?? [], 'the message of a stream can be sent back, too')
     assert.equal([reasons, roles, ids.size], [['stop'], ['assistant'], 1])
     assert.is(usage?.completion_tokens, whole.usage?.completion_tokens)
   }

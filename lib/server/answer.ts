@@ -28,9 +28,15 @@ export interface AnswerFormat {
 
 interface Head { id: string, created: number, model: string }
 
-/** The objects of /v1/chat/completions. `parts` is ours: code of the model and what it gave. */
+/** The objects of /v1/chat/completions. `parts` is ours: text, code of the model and what it gave. */
 export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
   const head = newHead('chatcmpl', modelName)
+  const deltas = new Map<number, (event: ChoiceEvent) => object>()
+  const deltaOf = (event: ChoiceEvent): object => {
+    const next = deltas.get(event.index) ?? messageDeltas()
+    deltas.set(event.index, next)
+    return next(event)
+  }
   const chunkOf = (choices: object[], usage?: Usage): object => ({ ...head, object: 'chat.completion.chunk', choices, ...(usage ? { usage } : {}) })
   const ends = [tokenizer.getBosTokenId(), tokenizer.encodeSpecial('<|assistant_end|>')]   // which are no part of an answer
   const logprobsOf = (events: readonly ChoiceEvent[]): object | null => {
@@ -44,16 +50,14 @@ export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
       const logprobs = logprobsOf([event])
       if (event.type === 'finish') return chunkOf([{ index, delta: {}, logprobs, finish_reason: finishReason(event.finishReason) }])
       if (event.type === 'python_output' && event.text === null) return null
-      const delta = event.type === 'text' ? { content: event.text } : { parts: [{ type: event.type, text: event.text }] }
-      return chunkOf([{ index, delta, logprobs, finish_reason: null }])
+      return chunkOf([{ index, delta: deltaOf(event), logprobs, finish_reason: null }])
     },
     usage: (usage) => chunkOf([], usage),
     whole: (events, usage) => ({
       ...head, object: 'chat.completion',
-      choices: finishesOf(events).map((finish) => {
+      choices: choicesOf(events).map(({ finish, own }) => {
         const { content } = finish.message
         const parts: Part[] | null = typeof content === 'string' ? null : content
-        const own = events.filter(({ index }) => index === finish.index)
         return {
           index: finish.index,
           message: { role: 'assistant', content: visibleText(own), refusal: null, ...(parts ? { parts } : {}) },
@@ -98,10 +102,9 @@ export function textFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
       }])
     },
     usage: (usage) => answer([], usage),
-    whole: (events, usage) => answer(finishesOf(events).map((finish) => {
-      const own = events.filter(({ index }) => index === finish.index)
-      return { index: finish.index, text: visibleText(own), logprobs: logprobsOf(logprobsIn(own), finish.index), finish_reason: finishReason(finish.finishReason) }
-    }), usage)
+    whole: (events, usage) => answer(choicesOf(events).map(({ finish, own }) => (
+      { index: finish.index, text: visibleText(own), logprobs: logprobsOf(logprobsIn(own), finish.index), finish_reason: finishReason(finish.finishReason) }
+    )), usage)
   }
 }
 
@@ -118,8 +121,38 @@ function newHead(prefix: string, model: string): Head {
   return { id: `${prefix}-${randomBytes(12).toString('hex')}`, created: Math.floor(Date.now() / 1000), model }
 }
 
-function finishesOf(events: readonly ChoiceEvent[]): (ChoiceEvent & { type: 'finish' })[] {
-  return events.flatMap((event) => event.type === 'finish' ? [event] : []).sort((a, b) => a.index - b.index)
+/** The deltas of one message. `parts` begins with the first that is no text, by then with the text before it; each has its index, by which clients fold them. */
+function messageDeltas(): (event: ChoiceEvent) => object {
+  let text = '', count = 0, last: Part['type'] = 'text'
+  return (event) => {
+    if (event.type === 'finish' || event.text === null) return {}
+    const parts: (Part & { index: number })[] = []
+    if (count === 0) {
+      if (event.type === 'text') {
+        text += event.text
+        return { content: event.text }
+      }
+      if (text !== '') parts.push({ index: count++, type: 'text', text })
+    }
+    if (event.type !== 'text' || last !== 'text') count++
+    last = event.type
+    parts.push({ index: count - 1, type: event.type, text: event.text })
+    return { ...(event.type === 'text' ? { content: event.text } : {}), parts }
+  }
+}
+
+/** The events of each choice that was finished, in their order. */
+function choicesOf(events: readonly ChoiceEvent[]): { finish: ChoiceEvent & { type: 'finish' }, own: ChoiceEvent[] }[] {
+  const choices = new Map<number, ChoiceEvent[]>()
+  for (const event of events) {
+    const own = choices.get(event.index) ?? []
+    choices.set(event.index, own)
+    own.push(event)
+  }
+  return [...choices.values()].flatMap((own) => {
+    const finish = own.at(-1)
+    return finish?.type === 'finish' ? [{ finish, own }] : []
+  }).sort((a, b) => a.finish.index - b.finish.index)
 }
 
 /** Those of every token; null where none were asked for. */

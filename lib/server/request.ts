@@ -33,7 +33,7 @@ export interface RequestContext {
 export type Defaults = Pick<SamplingOptions, 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty'> & Pick<GenerateOptions, 'maxTokens'>
 
 const most = Number.MAX_SAFE_INTEGER
-const maxPrompts = 256
+const maxPrompts = 256, maxChoices = 1024, maxStops = 64
 
 /** The body of POST /v1/chat/completions. Throws ApiError, ERR_INVALID_CONVERSATION. */
 export function chatRequest(body: unknown, context: RequestContext): CompletionRequest {
@@ -91,6 +91,9 @@ function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext
   fields.refuse('presence_penalty', (value) => value === 0, why)
   fields.ignore('user', 'safety_identifier', 'prompt_cache_key', 'prompt_cache_retention')
   const stop = fields.any('stop')
+  if (Array.isArray(stop) && stop.length > maxStops) throw new ApiError(400, `Expected at most ${maxStops} texts for stop but received ${stop.length}.`, 'stop', 'invalid_value')
+  const numSamples = fields.integer('n', 1, maxRows) ?? 1
+  if (numSamples * prompts.length > maxChoices) throw new ApiError(400, `Expected at most ${maxChoices} samples of all prompts together but received ${numSamples} of ${prompts.length}.`, 'n', 'invalid_value')
   const sampling = {
     temperature: fields.number('temperature', 0, 100) ?? defaults.temperature,
     topK: fields.integer('top_k', 0, most) ?? defaults.topK,
@@ -99,7 +102,7 @@ function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext
     repetitionPenalty: fields.number('repetition_penalty', 1e-6, 1e6) ?? defaults.repetitionPenalty,
     logitBias: fields.any('logit_bias') as SamplingOptions['logitBias'],
     seed: fields.integer('seed', 0, most) ?? randomInt(2 ** 47),
-    numSamples: fields.integer('n', 1, maxRows) ?? 1,
+    numSamples,
     ...(Array.isArray(stop) && stop.length === 0 ? {} : { stop: stop as GenerateOptions['stop'] })
   }
   fields.end()
