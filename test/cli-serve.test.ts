@@ -49,7 +49,7 @@ serve('running answers are finished, at the second signal they are ended', async
     for (let next = await reader?.read(); next && !next.done; next = await reader?.read()) text += next.value
     assert.is(text.endsWith('data: [DONE]\n\n'), signals === 1, text.slice(-300))
     if (signals === 2) assert.match(text, /data: \{"error":\{"message":"The server is ending\.".*\}\n\n$/)
-    assert.equal(await server.end(), { status: 0, stderr: '' })
+    assert.equal(await server.end(null), { status: 0, stderr: '' })
   }
 })
 

@@ -23,8 +23,8 @@ export interface RunningServer {
   url: Promise<string>
   /** All of stdout so far. */
   stdout(): string
-  /** Sends `signal` and waits until it is gone. */
-  end(signal?: NodeJS.Signals): Promise<Omit<Run, 'stdout'>>
+  /** Sends `signal`, unless it is null, and waits until it is gone. */
+  end(signal?: NodeJS.Signals | null): Promise<Omit<Run, 'stdout'>>
   signal(signal: NodeJS.Signals): void
 }
 
@@ -48,7 +48,7 @@ export function startServer(args: readonly string[], env: NodeJS.ProcessEnv = {}
     stdout: () => stdout,
     signal: (signal) => { child.kill(signal) },
     async end(signal = 'SIGINT') {
-      child.kill(signal)
+      if (signal !== null) child.kill(signal)
       return { status: await closed, stderr }
     }
   }
