@@ -25,8 +25,8 @@ function loopsOf(section: string, product: RegExp): Loop[] {
     .filter(({ products, instructions }) => products > 0 && !instructions.some((line) => /vdivps/.test(line)))   // note: a softcap's tanh has multiply-adds too
 }
 
-// What a tile has: with AVX-512 6 rows and 4 vectors, or 2 beside as many sums of earlier groups; with AVX2 6 rows and 2 vectors, 4 rows and two
-// times 2 of pairs, 4 rows and 2 of codes.
+// What a tile has: with AVX-512 6 rows and 4 vectors, or 2 beside as many sums of earlier groups; with AVX2 four steps of one row and 8 vectors, of 6 rows
+// and 2 vectors, 4 rows and two times 3 of pairs (2 in attention), 4 rows and 2 of codes.
 const kernels: [isa: string, register: RegExp, loops: [name: string, product: RegExp, inTile: number][]][] = [
   ['avx512bf16', /zmm/, [
     ['matmul_panel<float>', /vfmadd\w+ps/, 24], ['matmul_panel<nanochat::bf16>', /vdpbf16ps/, 24],
@@ -36,7 +36,8 @@ const kernels: [isa: string, register: RegExp, loops: [name: string, product: Re
     ['attention_tile<float>', /vfmadd\w+ps/, 24], ['attention_tile<nanochat::bf16>', /vdpbf16ps/, 24]
   ]],
   ['avx2', /ymm/, [
-    ['matmul_panel<float>', /vfmadd\w+ps/, 12], ['matmul_panel<nanochat::bf16>', /vfmadd\w+ps/, 16],
+    ['matmul_panel<float>', /vfmadd\w+ps/, 32], ['matmul_panel<nanochat::bf16>', /vfmadd\w+ps/, 64],
+    ['add_rows<float>', /vfmadd\w+ps/, 48], ['add_rows<nanochat::bf16>', /vfmadd\w+ps/, 24],
     ['matmul_quantized<(nanochat::WeightFormat)0>', /vpmaddwd/, 8], ['matmul_quantized<(nanochat::WeightFormat)1>', /vpmaddwd/, 8],
     ['attention_tile<float>', /vfmadd\w+ps/, 12], ['attention_tile<nanochat::bf16>', /vfmadd\w+ps/, 16]
   ]]

@@ -44,7 +44,7 @@ template <class T> Buffer pad_rows(const T* x, int64_t rows, int k) {
 
 // Calls f for all panels, as many at once as the kernels take, and blocks of rows, with the part of the arguments that all types share.
 template <class A, class F> void each_panel(const Kernels& kernels, const PackedMatrix& w, int64_t rows, Epilogue epilogue, float cap, const F& f) {
-  const int64_t at_once = rows > kStreamRows ? 1 : kernels.streams;
+  const int64_t at_once = panels_at_once<A>(kernels, rows);
   for (int64_t panel = 0; panel < w.panels(); panel += at_once) {
     const int64_t end = std::min<int64_t>(panel + at_once, w.panels());
     for (int64_t row = 0; row < rows; row += kRowBlock) {

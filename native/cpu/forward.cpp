@@ -368,15 +368,16 @@ template <class T, class X> class Forward final : public CpuModel {
   }
 
   // Tasks of panels and blocks of rows; set_output says where the results go. note: few rows wait for the memory, which is
-  // fastest when a thread reads far at a stretch, as the pool's shares let it, and where kernels take several panels at once, with
+  // fastest when a thread reads far at a stretch, as the pool's shares let it; where kernels take several panels at once, they get
   // as many of them as leaves all threads the same.
   template <class F> void each_panel(const PackedMatrix& w, const Rows& x, int64_t rows, const F& set_output) {
+    using Panel = typename std::conditional<kQuantized, QuantizedPanel, MatmulPanel<T>>::type;
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock, all = w.panels();
-    const int64_t pieces = rows > kStreamRows ? all : std::min(all, shares(all, pool_->threads(), kernels_->streams));
+    const int64_t pieces = std::min(all, shares(all, pool_->threads(), panels_at_once<Panel>(*kernels_, rows)));
     pool_->run(pieces * blocks, [&](int64_t task) {
       const int64_t piece = task / blocks, row = task % blocks * kRowBlock;
       const int64_t panel = all * piece / pieces, end = all * (piece + 1) / pieces;
-      typename std::conditional<kQuantized, QuantizedPanel, MatmulPanel<T>>::type a{};
+      Panel a{};
       a.rows = static_cast<int>(std::min<int64_t>(kRowBlock, rows - row));
       a.panels = static_cast<int>(end - panel);
       a.outputs = static_cast<int>(std::min<int64_t>(kPanel, w.outputs - (end - 1) * kPanel));

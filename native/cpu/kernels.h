@@ -5,6 +5,7 @@
 // (for bf16 a chain over pairs), whatever the number of rows in the call. So an output does not depend on its batch.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "model/bf16.h"
 
@@ -12,7 +13,7 @@ namespace nanochat {
 
 constexpr int kPanel = 64;  // outputs whose weights are packed together: 4 AVX-512 vectors
 constexpr int kRowBlock = 48;    // rows of a product that one call takes at most
-constexpr int kStreamRows = 12;  // and where it takes several panels (Kernels::streams)
+constexpr int kStreamRows = 12;  // few of them: memory bounds their products
 constexpr int kPage = 64;        // keys in one page of the KV cache
 constexpr int64_t pages_of(int64_t length) { return (length + kPage - 1) / kPage; }
 
@@ -48,7 +49,7 @@ template <class T> struct MatmulPanel {
   Epilogue epilogue;
   float cap;
   int ahead_bytes;   // how far ahead of its loads one row asks for the panel, and what lies behind it; 0, and always where streams > 1: leaves that to the processor
-  int panels;        // 1..Kernels::streams; 1 where there are more than kStreamRows rows
+  int panels;        // 1..Kernels::streams
 };
 
 // Weights of few bits. A panel is a sequence of groups along k, each with one scale for each of its 64 outputs; weight =
@@ -96,7 +97,7 @@ struct QuantizedPanel {
   int outputs;
   Epilogue epilogue;
   float cap;
-  int panels;            // as in MatmulPanel; they follow each other in hidden too
+  int panels;            // as in MatmulPanel; they follow each other in hidden too. 1 for more than kStreamRows rows
 };
 
 // One query head at one position. It sees keys first..last (inclusive, absolute positions).
@@ -181,6 +182,13 @@ struct Kernels {
 
 template <> inline const KernelsOf<float>& Kernels::of<float>() const { return f32; }
 template <> inline const KernelsOf<bf16>& Kernels::of<bf16>() const { return b16; }
+
+// Panels that one call takes, at most, of a product of so many rows. Few rows read faster where it is several. More rows read a panel
+// faster at one stretch, unless they are those of many calls: then x comes from larger caches, and several panels read it from there once.
+template <class A> int panels_at_once(const Kernels& kernels, int64_t rows) {
+  const bool is_quantized = std::is_same<A, QuantizedPanel>::value;  // whose products are slower than either
+  return rows <= kStreamRows || (rows > kRowBlock && !is_quantized) ? kernels.streams : 1;
+}
 
 // The table named `isa`, or the best one of this machine when `isa` is null or empty; null when the machine lacks it.
 const Kernels* find_kernels(const char* isa);

@@ -5,7 +5,6 @@
 // is not asked for ahead, which such a core's own reading ahead does not survive. Sums wait in the first cache for their next turn.
 // Bound: memory for one row, multiply-adds for many; measured shares in docs/bench.md.
 constexpr int kStreams = 4;
-static_assert(kStreams * kStreamRows <= kRowBlock, "the sums of all panels have a row each");
 
 // Lines of memory that a tile asks for, into the second cache: a tile passes a line more than once, and not in the order in memory.
 struct Lines {
@@ -21,35 +20,96 @@ struct Lines {
 // Calls f(rows of the tile, its first row, the lines to ask for) for tiles of at most `most` rows, as few as can be and of nearly the
 // same size, so that of two or more rows no tile has a single one. Each gets a part of what is read next, `bytes` from `next` on.
 template <int most, class F> inline void each_tile(int rows, const void* next, int64_t bytes, const F& f) {
+  const char* lines = static_cast<const char*>(next);
+  if (rows <= most) return with_rows<most, 2>(rows, [&](auto MR) { f(MR, 0, Lines{lines, bytes / 64}); });
   const int tiles = (rows + most - 1) / most;
   for (int tile = 0; tile < tiles; tile++) {
     const int first = rows * tile / tiles;
     const int64_t from = bytes * tile / tiles / 64, to = bytes * (tile + 1) / tiles / 64;
-    const Lines lines = {static_cast<const char*>(next) + from * 64, to - from};
-    with_rows<most, 2>(rows * (tile + 1) / tiles - first, [&](auto MR) { f(MR, first, lines); });
+    with_rows<most, 2>(rows * (tile + 1) / tiles - first, [&](auto MR) { f(MR, first, Lines{lines + from * 64, to - from}); });
   }
 }
 
-template <int MR, int NV> inline void float_step(const float* x, int64_t x_stride, const float* w, Vec (&acc)[MR][NV]) { tile_step<MR, NV>(x, x_stride, w, acc); }
-
-template <int MR, int NV> inline void float_step(const float* x, int64_t x_stride, const bf16* w, Vec (&acc)[MR][NV]) {
-  add_pairs<MR, NV>([&](int r) { return broadcast(x[r * x_stride]); }, [&](int r) { return broadcast(x[r * x_stride + 1]); }, w, acc);
+// Elements of k in one turn. One row: no more than the core has under way; several: few enough for the second cache to be asked
+// ahead; many: as far as a panel stays in the first.
+constexpr int kLongTurn = 64, kShortTurn = 8;
+template <class T> constexpr int turn(int rows) {
+  if (rows > kStreamRows) return kLongTurn;
+  if (std::is_same<T, float>::value) return rows < 4 ? 4 : 16;
+  return rows <= kRegisterRows<T> ? kShortTurn : 32;
 }
 
-// acc[r][n] += sum over k of x[r][k] * w[n][k]. note: asking between the blocks of outputs spares float32 a wait for all its lines at
-// once, where there are products to do meanwhile; to bf16, with half the lines, it costs more than that.
-template <class T, int MR> inline void add_float_products(const float* x, int64_t x_stride, const T* w, int k, const Lines& next, float (*acc)[kPanel]) {
-  constexpr int NV = MR == 2 ? 4 : 2;
-  constexpr bool by_block = std::is_same<T, float>::value && MR > 3;
-  if (!by_block) next.ask();
-  for (int output = 0; output < kPanel; output += NV * kLanes) {
-    if (by_block) next.ask(output / (NV * kLanes), kPanel / (NV * kLanes));
-    Vec sums[MR][NV];
-    load_rows<MR, NV>(acc, output, sums);
-    const T* at = w + output * kStep<T>;
-    for (int i = 0; i < k; i += kStep<T>, at += kPanel * kStep<T>) float_step<MR, NV>(x + i, x_stride, at, sums);
-    store_rows<MR, NV>(sums, output, acc);
+constexpr int kTurnStride = kLongTurn + 16;  // of x in a turn: as they lie, rows can share their sets of the cache
+
+alignas(32) constexpr uint32_t kUpperHalves[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+
+template <int MR, int NV> inline void float_steps(const float* x, const bf16* w, int k, Vec (&acc)[MR][NV]) {
+  Pairs upper = load_pairs(reinterpret_cast<const bf16*>(kUpperHalves));
+  __asm__ volatile("" : "+x"(upper));  // note: loaded here, or g++ 12 keeps it on the stack
+  for (int i = 0; i < k; i += 2, w += 2 * kPanel) {
+    Vec half[NV];
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) half[v] = low(load_pairs(w + v * kLanes * 2));
+    add_product<MR, NV>([&](int r) { return broadcast(x[r * kTurnStride + i]); }, half, acc);
+    __asm__("" : "+r"(w));  // note: read again, because both halves and the sums do not fit the registers
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) half[v] = _mm256_castsi256_ps(_mm256_and_si256(load_pairs(w + v * kLanes * 2), upper));
+    add_product<MR, NV>([&](int r) { return broadcast(x[r * kTurnStride + i + 1]); }, half, acc);
   }
+}
+
+// note: written as assembly because sums, halves and a broadcast are 16 registers, of which g++ 12 keeps one or more on the stack
+inline void float_steps(const float* x, const bf16* w, int k, Vec (&acc)[4][3]) {
+#define NC_ADD_ROW(x, r) \
+  "vbroadcastss " x ", %%ymm15\n\tvfmadd231ps %%ymm12, %%ymm15, %[s" r "0]\n\tvfmadd231ps %%ymm13, %%ymm15, %[s" r "1]\n\tvfmadd231ps %%ymm14, %%ymm15, %[s" r "2]\n\t"
+  for (const float* end = x + k; x < end; x += 2, w += 2 * kPanel) {
+    __asm__(
+        "vmovdqu (%[w]), %%ymm12\n\tvmovdqu 32(%[w]), %%ymm13\n\tvmovdqu 64(%[w]), %%ymm14\n\t"
+        "vpslld $16, %%ymm12, %%ymm12\n\tvpslld $16, %%ymm13, %%ymm13\n\tvpslld $16, %%ymm14, %%ymm14\n\t"
+        NC_ADD_ROW("(%[x])", "0") NC_ADD_ROW("%c[row](%[x])", "1") NC_ADD_ROW("2*%c[row](%[x])", "2") NC_ADD_ROW("3*%c[row](%[x])", "3")
+        "vmovdqu (%[w]), %%ymm12\n\tvmovdqu 32(%[w]), %%ymm13\n\tvmovdqu 64(%[w]), %%ymm14\n\t"
+        "vpand %[upper], %%ymm12, %%ymm12\n\tvpand %[upper], %%ymm13, %%ymm13\n\tvpand %[upper], %%ymm14, %%ymm14\n\t"
+        NC_ADD_ROW("4(%[x])", "0") NC_ADD_ROW("4+%c[row](%[x])", "1") NC_ADD_ROW("4+2*%c[row](%[x])", "2") NC_ADD_ROW("4+3*%c[row](%[x])", "3")
+        : [s00] "+x"(acc[0][0]), [s01] "+x"(acc[0][1]), [s02] "+x"(acc[0][2]), [s10] "+x"(acc[1][0]), [s11] "+x"(acc[1][1]), [s12] "+x"(acc[1][2]),
+          [s20] "+x"(acc[2][0]), [s21] "+x"(acc[2][1]), [s22] "+x"(acc[2][2]), [s30] "+x"(acc[3][0]), [s31] "+x"(acc[3][1]), [s32] "+x"(acc[3][2])
+        : [x] "r"(x), [w] "r"(w), [upper] "m"(kUpperHalves), [row] "i"(kTurnStride * sizeof(float))
+        : "ymm12", "ymm13", "ymm14", "ymm15", "memory");
+  }
+#undef NC_ADD_ROW
+}
+
+template <int MR, int NV> inline void float_steps(const float* x, const float* w, int k, Vec (&acc)[MR][NV]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < k; i++, w += kPanel) tile_step<MR, NV>(x + i, kTurnStride, w, acc);
+}
+
+// acc[r][n] += sum over k of x[r][k] * w[n][k] for the NV vectors of outputs n from `output` on
+template <class T, int MR, int NV> inline void add_outputs(const float* x, const T* w, int k, int output, float (*acc)[kPanel]) {
+  Vec sums[MR][NV];
+  load_rows<MR, NV>(acc, output, sums);
+  float_steps(x, w + output * kStep<T>, k, sums);
+  store_rows<MR, NV>(sums, output, acc);
+}
+
+// The same for all 64, NV vectors at a time.
+template <class T, int MR, int NV> inline void add_panel(const float* x, const T* w, int k, const Lines& next, bool ask_by_block, float (*acc)[kPanel]) {
+  constexpr int vectors = kPanel / kLanes, blocks = (vectors + NV - 1) / NV, last = vectors - (blocks - 1) * NV;
+  if (!ask_by_block) next.ask();
+  for (int block = 0; block < blocks; block++) {
+    if (ask_by_block) next.ask(block, blocks);
+    if (last == NV || block + 1 < blocks) add_outputs<T, MR, NV>(x, w, k, block * NV * kLanes, acc);
+    else add_outputs<T, MR, last>(x, w, k, block * NV * kLanes, acc);
+  }
+}
+
+// note: asking between the blocks of outputs spares a wait for all lines at once, where there are products to do meanwhile. In the short
+// turns of few rows of bf16 it costs more than that, as do 12 sums, which otherwise hide the latency of a product better than 8.
+template <class T, int MR> inline void add_float_products(const float* x, const T* w, int k, bool is_short, const Lines& next, float (*acc)[kPanel]) {
+  constexpr bool is_float = std::is_same<T, float>::value;
+  if constexpr (!is_float && MR > 2) {
+    if (!is_short) return add_panel<T, MR, 3>(x, w, k, next, true, acc);
+  }
+  add_panel<T, MR, MR == 2 ? 4 : 2>(x, w, k, next, is_float ? MR > 3 : !is_short, acc);
 }
 
 // The same of one row, whose pairs of bf16 stay pairs.
@@ -67,34 +127,34 @@ template <class T> inline void to_floats(const T* x, int count, float* out) {
   for (; i < count; i++) out[i] = to_float(x[i]);
 }
 
-// Elements of k in one turn. One row: no more than the core has under way; several: few enough for the second cache to be asked
-// ahead; many: as far as a panel stays in the first.
-constexpr int kLongTurn = 64;
-template <class T> constexpr int turn(int rows) {
-  return rows == 1 ? 1024 / (kPanel * static_cast<int>(sizeof(T))) : rows > kStreamRows ? kLongTurn : std::is_same<T, bf16>::value ? 8 : 16;
+// acc (panels, 1, 64) += the products of one row
+template <class T> inline void add_row(const MatmulPanel<T>& a, float (*acc)[kPanel]) {
+  for (int from = 0; from < a.k; from += turn<T>(1)) {
+    const int k = std::min(turn<T>(1), a.k - from);
+    for (int panel = 0; panel < a.panels; panel++) add_row_products(a.x + from, a.w + panel * panel_elements<T>(a.k) + from * kPanel, k, acc + panel);
+  }
+}
+
+// acc (panels, rows, 64) += those of several. note: of its own, because beside it the loop of one row would keep its mask on the stack
+template <class T> __attribute__((noinline)) void add_rows(const MatmulPanel<T>& a, float (*acc)[kPanel]) {
+  alignas(64) float x[kRowBlock * kTurnStride];
+  const int longest = turn<T>(a.rows);
+  for (int from = 0; from < a.k; from += longest) {
+    const int k = std::min(longest, a.k - from);
+    for (int r = 0; r < a.rows; r++) to_floats(a.x + r * a.x_stride + from, k, x + r * kTurnStride);
+    for (int panel = 0; panel < a.panels; panel++) {
+      const T* w = a.w + panel * panel_elements<T>(a.k) + from * kPanel;
+      each_tile<kRegisterRows<T>>(a.rows, w + k * kPanel, k * kPanel * static_cast<int64_t>(sizeof(T)), [&](auto MR, int r, const Lines& next) {
+        add_float_products<T, MR>(x + r * kTurnStride, w, k, longest == kShortTurn, next, acc + panel * a.rows + r);
+      });
+    }
+  }
 }
 
 template <class T> void matmul_panel(const MatmulPanel<T>& a) {
-  constexpr int x_stride = kLongTurn + 16;  // note: as they lie, rows can share their sets of the cache
-  alignas(64) float acc[kRowBlock][kPanel];  // (panels, rows, 64)
-  alignas(64) float x[kRowBlock * x_stride];
+  alignas(64) float acc[kStreams * kRowBlock][kPanel];  // (panels, rows, 64)
   std::fill_n(acc[0], a.panels * a.rows * kPanel, 0.0f);
-  for (int from = 0; from < a.k; from += turn<T>(a.rows)) {
-    const int k = std::min(turn<T>(a.rows), a.k - from);
-    if (a.rows > 1) {
-      for (int r = 0; r < a.rows; r++) to_floats(a.x + r * a.x_stride + from, k, x + r * x_stride);
-    }
-    for (int panel = 0; panel < a.panels; panel++) {
-      const T* w = a.w + panel * panel_elements<T>(a.k) + from * kPanel;
-      float (*sums)[kPanel] = acc + panel * a.rows;
-      if (a.rows == 1) {
-        add_row_products(a.x + from, w, k, sums);
-        continue;
-      }
-      each_tile<kRegisterRows<T>>(a.rows, w + k * kPanel, k * kPanel * static_cast<int64_t>(sizeof(T)),
-                                   [&](auto MR, int r, const Lines& next) { add_float_products<T, MR>(x + r * x_stride, x_stride, w, k, next, sums + r); });
-    }
-  }
+  a.rows == 1 ? add_row(a, acc) : add_rows(a, acc);
   for (int panel = 0; panel < a.panels; panel++) {
     const int outputs = panel + 1 < a.panels ? kPanel : a.outputs;
     for (int r = 0; r < a.rows; r++) {
@@ -264,6 +324,7 @@ template <WeightFormat format> inline void add_group_of_rows(const QuantizedPane
 }
 
 template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
+  static_assert(kStreams * kStreamRows <= kRowBlock, "the sums of all panels have a row each");
   alignas(64) float acc[kRowBlock][kPanel];     // (panels, rows, 64)
   alignas(64) int32_t sums[kRowBlock][kPanel];  // of a group
   std::fill_n(acc[0], a.panels * a.rows * kPanel, 0.0f);
