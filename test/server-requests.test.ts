@@ -98,6 +98,24 @@ test('whatever is asked wrong is refused with the field at fault', () => withSer
   assert.is(backend.passes.length, 0, 'nothing was computed')
 }))
 
+test('a text that is too long in the longest tokens is refused before it is taken apart', () => withServer({}, async ({ post, backend }) => {
+  const blanks = ' '.repeat(100_000)
+  const bodies: [string, unknown][] = [
+    [chat, { messages: [{ role: 'system', content: blanks }, { role: 'user', content: 'Hi' }] }],
+    [chat, { messages: [{ role: 'user', content: 'Hi' }, { role: 'assistant', parts: [{ type: 'text', text: blanks }] }, { role: 'user', content: 'Hi' }] }],
+    [text, { prompt: blanks }], [text, { prompt: ['a', blanks] }]
+  ]
+  for (const [path, body] of bodies) {
+    const answer = await post(path, body)
+    assert.is(answer.status, 400)
+    assert.match(answer.text, /is at least \d+ tokens and the model's context is 128/)
+  }
+  for (const parts of [[5], [null], [{ text: 5 }], 'parts', {}]) {
+    assert.match((await post(chat, { messages: [{ role: 'assistant', parts }, { role: 'user', content: 'Hi' }] })).text, /err_invalid_conversation/)
+  }
+  assert.is(backend.passes.length, 0)
+}))
+
 test('what changes nothing may be said', () => withServer({}, async ({ post, backend }) => {
   backend.script(prompt, [...bytes('Yo'), assistantEnd])
   const { status, text } = await post(`${chat}?api-version=1`, {

@@ -25,6 +25,8 @@ export interface RequestContext {
   modelName: string
   tokenizer: Tokenizer
   sequenceLen: number
+  /** Bytes of the longest token. */
+  longestToken: number
   maxRows: number
   defaults: Defaults
 }
@@ -39,7 +41,9 @@ const maxPrompts = 256, maxChoices = 1024, maxStops = 64
 export function chatRequest(body: unknown, context: RequestContext): CompletionRequest {
   const fields = fieldsOf(body)
   checkModel(fields, context)
-  const prompt = context.tokenizer.renderForCompletion(messagesOf(fields.any('messages')))
+  const messages = messagesOf(fields.any('messages'))
+  for (const text of textsIn(messages)) checkLength(text, context)
+  const prompt = context.tokenizer.renderForCompletion(messages)
   const maxTokens = fields.integer('max_completion_tokens', 1, most) ?? fields.integer('max_tokens', 1, most) ?? context.defaults.maxTokens
   fields.ignore('max_tokens')
   const logprobs = fields.flag('logprobs') ?? false
@@ -64,7 +68,7 @@ export function textRequest(body: unknown, context: RequestContext): CompletionR
   const fields = fieldsOf(body)
   checkModel(fields, context)
   const echo = fields.flag('echo') ?? false
-  const prompts = promptsOf(fields.any('prompt'), context.tokenizer)
+  const prompts = promptsOf(fields.any('prompt'), context)
   const maxTokens = fields.integer('max_tokens', echo ? 0 : 1, most) ?? context.defaults.maxTokens ?? 16
   const logprobs = fields.integer('logprobs', 0, 20)
   const n = fields.integer('n', 1, context.maxRows) ?? 1
@@ -77,9 +81,7 @@ export function textRequest(body: unknown, context: RequestContext): CompletionR
 /** What both kinds of request have in common. */
 function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext, prompts: Int32Array[], options: GenerateOptions): CompletionRequest {
   const longest = Math.max(...prompts.map(({ length }) => length))
-  if (longest >= sequenceLen) {
-    throw new ApiError(400, `The prompt is ${longest} tokens and the model's context is ${sequenceLen}. Drop the oldest turns, or shorten it.`, null, 'context_length_exceeded')
-  }
+  if (longest >= sequenceLen) throw tooLong(`${longest}`, sequenceLen)
   const stream = fields.flag('stream') ?? false
   const streamOptions = fields.object('stream_options')
   if (streamOptions && !stream) throw new ApiError(400, 'stream_options goes with stream: true.', 'stream_options', 'invalid_value')
@@ -107,6 +109,22 @@ function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext
   }
   fields.end()
   return { prompts, options: { ...sampling, ...options }, echo: null, stream, includeUsage }
+}
+
+/** Every text of messages whose parts are not checked yet. */
+function textsIn(messages: Message[]): string[] {
+  return messages.flatMap(({ content }) => typeof content === 'string' ? [content] : Array.isArray(content) ? content.map((part: unknown) => isObject(part) ? part.text : '') : [])
+    .filter((text) => typeof text === 'string')
+}
+
+/** Refuses a text that no number of tokens below the context can spell, which takes the tokenizer half a second for each megabyte of blanks to say. */
+function checkLength(text: string, { longestToken, sequenceLen }: RequestContext): void {
+  const least = Math.ceil(Buffer.byteLength(text) / longestToken)
+  if (least >= sequenceLen) throw tooLong(`at least ${least}`, sequenceLen)
+}
+
+function tooLong(tokens: string, sequenceLen: number): ApiError {
+  return new ApiError(400, `The prompt is ${tokens} tokens and the model's context is ${sequenceLen}. Drop the oldest turns, or shorten it.`, null, 'context_length_exceeded')
 }
 
 function checkModel(fields: Fields, { modelName }: RequestContext): void {
@@ -145,11 +163,13 @@ function textOf(content: unknown, path: string): string {
 }
 
 /** A text, a list of texts, token ids, or a list of lists of them. A text opens a document, after <|bos|>; ids are taken as they are. */
-function promptsOf(value: unknown, tokenizer: Tokenizer): (Echo & { ids: Int32Array })[] {
+function promptsOf(value: unknown, context: RequestContext): (Echo & { ids: Int32Array })[] {
+  const { tokenizer } = context
   const isIds = (list: unknown): list is number[] => Array.isArray(list) && list.length > 0 && list.every((id) => Number.isInteger(id) && id >= 0 && id < tokenizer.getVocabSize())
   const list: unknown[] = Array.isArray(value) && !isIds(value) ? value : [value]
   if (list.length === 0 || list.length > maxPrompts) throw new ApiError(400, `Expected 1 to ${maxPrompts} prompts but received ${list.length}.`, 'prompt', 'invalid_value')
   return list.map((prompt) => {
+    if (typeof prompt === 'string') checkLength(prompt, context)
     if (typeof prompt === 'string') return { ids: tokenizer.encode(prompt, { prepend: '<|bos|>' }), text: prompt, ahead: 1 }
     if (isIds(prompt)) return { ids: Int32Array.from(prompt), text: tokenizer.decode(prompt), ahead: 0 }
     throw new ApiError(400, `Expected a text, ids of tokens below ${tokenizer.getVocabSize()}, or a list of either for prompt but received ${describe(prompt)}.`, 'prompt', 'invalid_value')

@@ -87,7 +87,8 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   checkGenerateOptions(defaults, { vocabSize, maxRows, defaultTool: null })
 
   const cache = promptCache(model, promptCacheBytes)
-  const context: RequestContext = { modelName, tokenizer, sequenceLen, maxRows, defaults }
+  const longestToken = Array.from({ length: tokenizer.getVocabSize() }, (_, id) => Buffer.byteLength(tokenizer.decode([id]))).reduce((most, length) => Math.max(most, length))
+  const context: RequestContext = { modelName, tokenizer, sequenceLen, longestToken, maxRows, defaults }
   const card = { id: modelName, object: 'model', created: Math.floor(Date.now() / 1000), owned_by: 'nanochat', max_model_len: sequenceLen }
   const ending = new AbortController()
   setMaxListeners(0, ending.signal)
