@@ -1,4 +1,4 @@
-import { createServer, type AddressInfo } from 'node:net'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { runCli, startServer } from './support/cli.js'
@@ -51,6 +51,21 @@ serve('running answers are finished, at the second signal they are ended', async
     if (signals === 2) assert.match(text, /data: \{"error":\{"message":"The server is ending\.".*\}\n\n$/)
     assert.equal(await server.end(null), { status: 0, stderr: '' })
   }
+})
+
+serve('connections without a request, and a body that never comes, keep nothing from ending', async () => {
+  const server = startServer(['-i', 'demo', '--threads', '1'])
+  const { port } = new URL(await server.url)
+  const closed: Promise<unknown>[] = ['', 'POST /v1/ch', 'POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{"m'].map((sent) => {
+    const socket = connect(Number(port), '127.0.0.1', () => { socket.write(sent) })
+    return new Promise((resolve) => { socket.on('error', () => {}).on('data', () => {}).on('close', resolve) })
+  })
+  await new Promise((resolve) => setTimeout(resolve, 200))
+  server.signal('SIGINT')
+  await Promise.all(closed.slice(0, 2))
+  server.signal('SIGINT')
+  await closed[2]
+  assert.equal(await server.end(null), { status: 0, stderr: '' })
 })
 
 serve('what can not be served: one line', async () => {

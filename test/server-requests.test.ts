@@ -59,7 +59,9 @@ test('whatever is asked wrong is refused with the field at fault', () => withSer
     [chat, { messages: [{ role: 'tool', content: 'Hi' }] }, 400, 'messages[0]', 'invalid_value'], [chat, { messages: [{ role: 'user', content: 5 }] }, 400, 'messages[0]', 'invalid_value'],
     [chat, { messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] }, 400, 'messages[0]', 'invalid_value'],
     [chat, { messages: [...messages, { role: 'assistant', content: 'a' }] }, 400, 'messages', 'invalid_value'],
-    [chat, { messages: [...messages, ...messages] }, 400, null, 'err_invalid_conversation'],
+    [chat, { messages: [{ role: 'assistant', content: 'a' }, ...messages] }, 400, null, 'err_invalid_conversation'],
+    [chat, { messages: [{ role: 'user', contents: 'Hi' }] }, 400, 'messages[0].content', 'invalid_value'], [chat, { messages: [{ role: 'user', content: 'Hi', parts: [{ type: 'text', text: 'a' }] }] }, 400, 'messages[0].parts', 'invalid_value'],
+    [text, { prompt: Array.from({ length: 256 }, () => 'x'.repeat(100)), echo: true, logprobs: 20, max_tokens: 0 }, 400, 'logprobs', 'invalid_value'],
     [chat, { messages: [...messages, { role: 'assistant', parts: 5 }, ...messages] }, 400, null, 'err_invalid_conversation'],
     [chat, { messages: [...messages, { role: 'assistant', parts: [{ type: 'bash', text: 'ls' }] }, ...messages] }, 400, null, 'err_invalid_conversation'],
     [chat, { messages: [...messages, { role: 'assistant', content: null, tool_calls: [{}] }, ...messages] }, 400, 'messages[1].tool_calls', 'unsupported_parameter'],
@@ -142,6 +144,69 @@ test('a body that is too large, cut off, or never comes', () => withServer({ max
   while (summaries.length < 3) await new Promise((resolve) => setTimeout(resolve, 5))
   assert.equal(summaries.map(({ status, error }) => [status, error === null]), [[413, false], [413, false], [499, true]])
   assert.is((await post(chat, { messages, temperature: 0 })).status, 200)
+}))
+
+test('who has left holds no place: before handle() is called, or behind another request on one connection', async () => {
+  const { backend, loaded } = loadedOver({ passMs: 5 })
+  const summaries: ResponseSummary[] = []
+  const api = openaiApi(loaded, { maxRequests: 3, onResponse: (summary) => summaries.push(summary) })
+  let delayMs = 100
+  const server = createServer((request, response) => { setTimeout(() => { void api.handle(request, response) }, delayMs) }).listen(0, '127.0.0.1')
+  await new Promise((resolve) => server.once('listening', resolve))
+  const { port } = server.address() as AddressInfo
+  const leave = (sent: string, afterMs: number): Promise<void> => new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write(sent, () => setTimeout(() => { socket.destroy(); resolve() }, afterMs)))
+  })
+  const statuses = async (count: number): Promise<number[]> => {
+    while (summaries.length < count) await new Promise((resolve) => setTimeout(resolve, 5))
+    return summaries.splice(0).map(({ status }) => status)
+  }
+  await leave(`POST ${chat} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{"mess`, 20)
+  assert.equal(await statuses(1), [499])
+  delayMs = 0
+  backend.script(prompt, Array.from({ length: 100 }, () => 65))
+  const body = JSON.stringify({ messages, temperature: 0 }), one = `POST ${chat} HTTP/1.1\r\nhost: a\r\ncontent-length: ${body.length}\r\n\r\n${body}`
+  await leave(one.repeat(3), 50)
+  assert.equal(await statuses(3), [499, 499, 499])
+  await api[Symbol.asyncDispose]()
+  server.close()
+  assert.is(backend.live, 0)
+})
+
+test('ends although a body never comes', async () => {
+  const { loaded } = loadedOver({})
+  const api = openaiApi(loaded, {})
+  const server = createServer((request, response) => { void api.handle(request, response) }).listen(0, '127.0.0.1')
+  await new Promise((resolve) => server.once('listening', resolve))
+  const { port } = server.address() as AddressInfo
+  const received = new Promise<string>((resolve) => {
+    let all = ''
+    const socket = connect(port, '127.0.0.1', () => socket.write(`POST ${chat} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{"mess`))
+    socket.setEncoding('utf8').on('data', (data: string) => { all += data }).on('close', () => resolve(all))
+  })
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  await api[Symbol.asyncDispose]()
+  assert.match(await received, /503 Service Unavailable[^]*connection: close[^]*shutting_down/i)
+  server.close()
+})
+
+test('messages of one role that follow each other are paragraphs of one, an empty list of parts is none', () => withServer({}, async ({ post, backend }) => {
+  const tokensOf = async (list: unknown): Promise<unknown> => {
+    backend.script(tokenizer.renderForCompletion([{ role: 'user', content: 'x' }]), [assistantEnd])
+    const { status, text } = await post(chat, { messages: list, temperature: 0, max_tokens: 1 })
+    return [status, (JSON.parse(text) as { usage: { prompt_tokens: number } }).usage.prompt_tokens]
+  }
+  const long = [{ role: 'system', content: 'a' }, { role: 'developer', content: 'b' }, { role: 'user', content: 'c' }, { role: 'user', content: 'd' }, { role: 'assistant', content: 'e', parts: [] }, ...messages]
+  const short = [{ role: 'system', content: 'a\n\nb' }, { role: 'user', content: 'c\n\nd' }, { role: 'assistant', content: 'e' }, ...messages]
+  assert.equal(await tokensOf(long), await tokensOf(short))
+}))
+
+test('a throwing onResponse is a warning; Bearer is any case', () => withServer({ apiKey: 'k', onResponse: () => { throw new Error('my log is full') } }, async ({ post, backend }) => {
+  const warned = new Promise<Error>((resolve) => process.once('warning', resolve))
+  backend.script(prompt, [assistantEnd])
+  for (const authorization of ['Bearer k', 'bearer  k', 'BEARER k']) assert.is((await post(chat, { messages, temperature: 0 }, { authorization })).status, 200)
+  assert.match((await warned).message, /my log is full/)
+  for (const authorization of ['k', 'Bearer', 'Bearer kk', 'Basic k']) assert.is((await post(chat, { messages }, { authorization })).status, 401)
 }))
 
 test('two requests on one connection, and HEAD', () => withServer({}, async ({ port, backend }) => {

@@ -1,5 +1,5 @@
-import { createServer, type Server } from 'node:http'
-import { isIP, type AddressInfo } from 'node:net'
+import { createServer, type Server, type ServerResponse } from 'node:http'
+import { isIP, type AddressInfo, type Socket } from 'node:net'
 import { warmSandbox } from '../python.js'
 import { openaiApi, type ResponseSummary } from '../server/server.js'
 import type { Command } from './args.js'
@@ -19,16 +19,34 @@ export async function serve(command: Command): Promise<void> {
   })
   if (tool) await warmSandbox().catch((error: unknown) => { process.emitWarning(`Only what the calculator can answer will be: ${messageOf(error)}`) })
 
-  const server = createServer((request, response) => { void api.handle(request, response) })
+  let signals = 0
+  const idle = new Set<Socket>()                // connections without a request under way
+  const open = new Set<ServerResponse>()
+  const server = createServer((request, response) => {
+    const { socket } = request
+    idle.delete(socket)
+    open.add(response)
+    if (signals > 0) response.setHeader('connection', 'close')
+    void api.handle(request, response).finally(() => {
+      open.delete(response)
+      if (!socket.destroyed && [...open].every((other) => other.req.socket !== socket)) idle.add(socket)
+      if (signals > 0 && idle.has(socket)) socket.destroySoon()
+    })
+  })
+  server.on('connection', (socket) => {
+    idle.add(socket)
+    socket.once('close', () => { idle.delete(socket) })
+  })
   const url = await listening(server, port, host)
   if (apiKey === undefined && !isLoopback(host)) process.emitWarning(`Everybody who reaches ${host} can use this server. NANOCHAT_API_KEY sets a key.`)
   const ended = new Promise((resolve) => server.once('close', resolve))
-  let signals = 0
   const end = (): void => {
     signals++
     if (signals === 1) {
       server.close()
-      server.getConnections((_, count) => { if (count > 0) say('ending when running answers are done; again to end at once', { type: 'ending' }) })
+      for (const socket of idle) socket.destroy()
+      for (const response of open) if (!response.headersSent) response.setHeader('connection', 'close')
+      if (open.size > 0) say('ending when running answers are done; again to end at once', { type: 'ending' })
     } else {
       void api[Symbol.asyncDispose]().then(() => server.closeAllConnections())
     }

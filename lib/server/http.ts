@@ -6,7 +6,7 @@ import { ApiError, apiError, errorBody } from './errors.js'
 /** Why a request is given up when nobody waits for its response. */
 export const clientLeft = new Error('The client left.')
 
-const stalledMs = 60_000
+const stalledMs = 60_000, bodyMs = 30_000
 
 /** Answers with a JSON document. */
 export function sendJson(response: ServerResponse, status: number, body: object): void {
@@ -19,7 +19,7 @@ export function sendError(response: ServerResponse, error: unknown): void {
   const failure = apiError(error)
   if (response.headersSent) response.end(`data: ${JSON.stringify(errorBody(failure))}\n\n`)
   else {
-    if (failure.status === 413) response.setHeader('connection', 'close')      // the rest of the body stays unread
+    if ([408, 413, 503].includes(failure.status)) response.setHeader('connection', 'close')      // the rest of the body stays unread
     if (failure.status === 401) response.setHeader('www-authenticate', 'Bearer')
     sendJson(response, failure.status, errorBody(failure))
   }
@@ -64,9 +64,34 @@ async function drained(response: ServerResponse, signal: AbortSignal): Promise<v
   }
 }
 
-/** The body, read as JSON. Throws ApiError. */
-export async function jsonBody(request: IncomingMessage, maxBytes: number): Promise<unknown> {
-  const bytes = await bodyOf(request, maxBytes)
+/** Resolves when the client has what was written, is gone, or `signal` says not to wait; one that reads nothing for a minute is left. */
+export async function delivered(response: ServerResponse, signal: AbortSignal): Promise<void> {
+  const { socket } = response.req
+  if (response.writableFinished || response.destroyed || socket.destroyed || signal.aborted) return
+  response.setTimeout(stalledMs, () => response.destroy())
+  const over = new AbortController()
+  const { promise, resolve } = resolvable()
+  response.once('finish', resolve).once('close', resolve)
+  socket.once('close', resolve)
+  signal.addEventListener('abort', resolve, { signal: over.signal })
+  await promise
+  over.abort()
+  response.off('finish', resolve).off('close', resolve)
+  socket.off('close', resolve)
+}
+
+function resolvable(): { promise: Promise<void>, resolve: () => void } {
+  let resolve = (): void => {}
+  const promise = new Promise<void>((settle) => { resolve = settle })
+  return { promise, resolve }
+}
+
+/** The body, read as JSON. Throws ApiError, and what `signal` gives as its reason. */
+export async function jsonBody(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<unknown> {
+  const slow = AbortSignal.timeout(bodyMs)
+  const bytes = await bodyOf(request, maxBytes, AbortSignal.any([signal, slow])).catch((error: unknown) => {
+    throw slow.aborted && !signal.aborted ? new ApiError(408, `Expected the whole body within ${bodyMs / 1000} seconds.`, null, 'body_too_slow') : error
+  })
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
   } catch (cause) {
@@ -74,11 +99,16 @@ export async function jsonBody(request: IncomingMessage, maxBytes: number): Prom
   }
 }
 
-function bodyOf(request: IncomingMessage, maxBytes: number): Promise<Buffer> {
+function bodyOf(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
+  signal.throwIfAborted()
   if (request.readableEnded) throw new Error('The body of the request was read before: handle() goes ahead of body parsers.')
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
     let length = 0
+    signal.addEventListener('abort', () => {
+      request.pause()
+      reject(signal.reason as Error)
+    }, { once: true })
     request.on('data', (chunk: Buffer) => {
       length += chunk.length
       if (length <= maxBytes) chunks.push(chunk)

@@ -35,7 +35,7 @@ export interface RequestContext {
 export type Defaults = Pick<SamplingOptions, 'temperature' | 'topK' | 'topP' | 'minP' | 'repetitionPenalty'> & Pick<GenerateOptions, 'maxTokens'>
 
 const most = Number.MAX_SAFE_INTEGER
-const maxPrompts = 256, maxChoices = 1024, maxStops = 64
+const maxPrompts = 256, maxChoices = 1024, maxStops = 64, maxLogprobs = 200_000
 
 /** The body of POST /v1/chat/completions. Throws ApiError, ERR_INVALID_CONVERSATION. */
 export function chatRequest(body: unknown, context: RequestContext): CompletionRequest {
@@ -60,7 +60,9 @@ export function chatRequest(body: unknown, context: RequestContext): CompletionR
   fields.refuse('response_format', (value) => isObject(value) && value.type === 'text', 'answers are text.')
   fields.refuse('modalities', (value) => Array.isArray(value) && value.length === 1 && value[0] === 'text', 'answers are text.')
   fields.ignore('store', 'metadata', 'service_tier', 'parallel_tool_calls')
-  return rest(fields, context, [prompt], { maxTokens, ...(logprobs ? { logprobs: topLogprobs ?? 0 } : {}), ...(toolChoice === 'none' ? { tool: null } : {}) })
+  const request = rest(fields, context, [prompt], { maxTokens, ...(logprobs ? { logprobs: topLogprobs ?? 0 } : {}), ...(toolChoice === 'none' ? { tool: null } : {}) })
+  checkLogprobs(request, context)
+  return request
 }
 
 /** The body of POST /v1/completions. Throws ApiError. */
@@ -75,7 +77,9 @@ export function textRequest(body: unknown, context: RequestContext): CompletionR
   fields.refuse('best_of', (value) => value === n, 'every sample is returned.')
   fields.refuse('suffix', (value) => value === '', 'nanochat models continue a text, they fill no gaps.')
   const request = rest(fields, context, prompts.map(({ ids }) => ids), { maxTokens, logprobs })
-  return echo ? { ...request, echo: prompts } : request
+  const whole = echo ? { ...request, echo: prompts } : request
+  checkLogprobs(whole, context)
+  return whole
 }
 
 /** What both kinds of request have in common. */
@@ -111,6 +115,16 @@ function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext
   return { prompts, options: { ...sampling, ...options }, echo: null, stream, includeUsage }
 }
 
+/** Refuses what would be answered with more log-probabilities than can be put together without holding up the others. */
+function checkLogprobs({ prompts, options: { logprobs, numSamples = 1, maxTokens }, echo, stream }: CompletionRequest, { sequenceLen }: RequestContext): void {
+  if (logprobs === undefined) return
+  const tokens = prompts.reduce((sum, { length }) => sum + (echo ? length : 0) + (stream ? 0 : Math.min(maxTokens ?? sequenceLen, sequenceLen - length)), 0)
+  const count = tokens * numSamples * (logprobs + 1)
+  if (count > maxLogprobs) {
+    throw new ApiError(400, `Expected at most ${maxLogprobs} log-probabilities in an answer but this one could have ${count}: ask for fewer samples, prompts, tokens or alternatives.`, 'logprobs', 'invalid_value')
+  }
+}
+
 /** Every text of messages whose parts are not checked yet. */
 function textsIn(messages: Message[]): string[] {
   return messages.flatMap(({ content }) => typeof content === 'string' ? [content] : Array.isArray(content) ? content.map((part: unknown) => isObject(part) ? part.text : '') : [])
@@ -135,19 +149,30 @@ function checkModel(fields: Fields, { modelName }: RequestContext): void {
 /** OpenAI's messages as nanochat's: what a message says beside its text is refused, an assistant's `parts` go before its content. */
 function messagesOf(value: unknown): Message[] {
   if (!Array.isArray(value) || value.length === 0) throw new ApiError(400, `Expected a list of messages but received ${describe(value)}.`, 'messages', 'invalid_value')
-  const messages = value.map((message: unknown, i) => messageOf(message, `messages[${i}]`))
+  const messages = joined(value.map((message: unknown, i) => messageOf(message, `messages[${i}]`)))
   if (messages.at(-1)?.role !== 'user') throw new ApiError(400, 'Expected a message of the user at the end of messages.', 'messages', 'invalid_value')
   return messages
+}
+
+/** Messages of which no two of one role follow each other: texts become paragraphs of one message. */
+function joined(messages: Message[]): Message[] {
+  return messages.reduce<Message[]>((all, message) => {
+    const last = all.at(-1)
+    if (last?.role !== message.role || typeof last.content !== 'string' || typeof message.content !== 'string') return [...all, message]
+    return [...all.slice(0, -1), { ...last, content: `${last.content}\n\n${message.content}` } as Message]
+  }, [])
 }
 
 function messageOf(message: unknown, path: string): Message {
   const fields = fieldsOf(message, `${path}.`)
   const role = fields.text('role')
   const content = fields.any('content')
-  const parts = fields.any('parts')
+  const givenParts = fields.any('parts'), parts = isEmptyList(givenParts) ? undefined : givenParts
   for (const key of ['tool_calls', 'function_call', 'audio']) fields.refuse(key, isEmptyList, 'a message is text, or parts.')
   if (role === 'assistant') return { role, content: parts === undefined ? textOf(content, path) : parts as Part[] }
   if (role !== 'system' && role !== 'developer' && role !== 'user') throw new ApiError(400, `Expected role system, developer, user or assistant for ${path} but received ${describe(role)}.`, path, 'invalid_value')
+  if (parts !== undefined) throw new ApiError(400, `Only an assistant's message has parts; ${path} is of the ${role}.`, `${path}.parts`, 'invalid_value')
+  if (content === undefined) throw new ApiError(400, `Expected the content of ${path}, a string or text parts.`, `${path}.content`, 'invalid_value')
   return { role: role === 'user' ? 'user' : 'system', content: textOf(content, path) }
 }
 

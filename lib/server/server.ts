@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { Engine, type EngineOptions } from '../engine.js'
 import { invalidArg } from '../errors.js'
 import { linkedAbort } from '../linked-abort.js'
@@ -9,7 +10,7 @@ import { checkGenerateOptions, checkInteger, checkKnown } from '../options.js'
 import type { GenerateOptions, SamplingOptions, Stats, TokenLogprob, Tool } from '../types.js'
 import { chatFormat, textFormat, usageOf, type AnswerFormat, type ChoiceEvent, type Usage } from './answer.js'
 import { ApiError } from './errors.js'
-import { clientLeft, eventStream, isSame, jsonBody, sendError, sendJson } from './http.js'
+import { clientLeft, delivered, eventStream, isSame, jsonBody, sendError, sendJson } from './http.js'
 import { promptCache } from './prompt-cache.js'
 import { chatRequest, textRequest, type CompletionRequest, type Echo, type RequestContext } from './request.js'
 import { scored } from './score.js'
@@ -177,7 +178,7 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
       throw new ApiError(405, `Expected ${method} for ${path} but received ${request.method}.`, null, 'method_not_allowed')
     }
     if (path === '/health') return sendJson(response, 200, { status: 'ok' })
-    if (apiKey !== undefined && !isSame(request.headers.authorization ?? '', `Bearer ${apiKey}`)) {
+    if (apiKey !== undefined && !isSame(/^bearer +(.*)$/i.exec(request.headers.authorization ?? '')?.[1] ?? '', apiKey)) {
       throw new ApiError(401, 'Expected the header Authorization: Bearer and the API key of this server.', null, 'invalid_api_key')
     }
     if (path === '/v1/models') return sendJson(response, 200, { object: 'list', data: [card] })
@@ -190,9 +191,17 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
       throw new ApiError(429, `${maxRequests} requests are under way; that is as many as this server takes at a time.`, null, 'too_many_requests')
     }
     ending.signal.throwIfAborted()
-    const body = await jsonBody(request, maxBodyBytes)
+    const body = await jsonBody(request, maxBodyBytes, AbortSignal.any([signal, ending.signal]))
     if (path === '/v1/completions') await complete(textRequest(body, context), textFormat(modelName, tokenizer), response, stats, signal)
     else await complete(chatRequest(body, context), chatFormat(modelName, tokenizer), response, stats, signal)
+  }
+
+  const report = (summary: ResponseSummary): void => {
+    try {
+      onResponse?.(summary)
+    } catch (error) {
+      process.emitWarning(`onResponse threw: ${error instanceof Error ? error.message : String(error)}`)
+    }
   }
 
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
@@ -203,19 +212,23 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
     let failure: unknown = null
     response.on('error', () => left.abort(clientLeft))
     response.on('close', () => { if (!response.writableFinished) left.abort(clientLeft) })
+    const forget = onSocketClose(request.socket, () => left.abort(clientLeft))   // a response behind another one is not told
+    if (response.destroyed || request.socket.destroyed) left.abort(clientLeft)
     try {
       await answer(request, response, path, stats, left.signal)
     } catch (error) {
       failure = left.signal.aborted ? clientLeft : error
       if (failure !== clientLeft) sendError(response, error)
+    } finally {
+      forget()
     }
     const hasLeft = failure === clientLeft
-    onResponse?.({ method: request.method ?? '', path, status: hasLeft ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats, error: hasLeft ? null : failure })
+    report({ method: request.method ?? '', path, status: hasLeft ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats, error: hasLeft ? null : failure })
   }
 
   return {
     async handle(request, response) {
-      const run = handle(request, response)
+      const run = handle(request, response).then(() => delivered(response, ending.signal))
       const settled = run.catch(() => undefined)
       running.add(settled)
       try {
@@ -231,6 +244,22 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
       cache[Symbol.dispose]()
     }
   }
+}
+
+/** What to do when a socket closes, one listener for all of a socket's requests. */
+const onClose = new WeakMap<Socket, Set<() => void>>()
+
+/** Calls `work` when `socket` closes, unless what is returned was called. */
+function onSocketClose(socket: Socket, work: () => void): () => void {
+  let all = onClose.get(socket)
+  if (!all) {
+    const first = all = new Set()
+    onClose.set(socket, first)
+    socket.once('close', () => { for (const each of first) each() })
+  }
+  const known = all
+  known.add(work)
+  return () => { known.delete(work) }
 }
 
 const methods = new Map([['/v1/chat/completions', 'POST'], ['/v1/completions', 'POST'], ['/v1/models', 'GET'], ['/health', 'GET']])
