@@ -122,4 +122,36 @@ test('a client that reads nothing for a minute is dropped, and its row is free',
   server.close()
 })
 
+test('a body that does not come and a whole answer that nobody reads hold their places for half a minute and a minute', async () => {
+  await using loaded = await loadModel()
+  const summaries: ResponseSummary[] = []
+  const api = openaiApi(loaded, { engine: { maxRows }, maxRequests: 2, onResponse: (summary) => { summaries.push(summary) } })
+  const server = createServer((request, response) => { void api.handle(request, response) })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const never = Object.fromEntries(['<|assistant_end|>', '<|bos|>', '<|python_start|>'].map((name) => [loaded.tokenizer.encodeSpecial(name as SpecialToken), -100]))
+  const body = JSON.stringify({ messages: [{ role: 'user', content: 'Who are you?' }], n: maxRows, max_tokens: 290, temperature: 1, top_k: 0, logit_bias: never, logprobs: true, top_logprobs: 20 })
+  const send = (text: string): ReturnType<typeof connect> => {
+    const socket = connect(port, '127.0.0.1', () => socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: ${body.length}\r\n\r\n${text}`))
+    return socket.on('error', () => undefined)
+  }
+  const unread = send(body).pause(), slow = send('{')
+  let received = ''
+  slow.setEncoding('utf8').on('data', (data: string) => { received += data })
+  const startedAt = performance.now(), freeAt: number[] = []
+  const ask = async (n: number): Promise<number> => (await fetch(`http://127.0.0.1:${port}/v1/chat/completions`, { method: 'POST', body: JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }], n, max_tokens: 1 }) })).status
+  while (freeAt.length < 2 && performance.now() - startedAt < 150_000) {
+    await sleep(500)
+    const together = await Promise.all([ask(1), ask(1)])
+    if (together.filter((status) => status === 200).length > freeAt.length) freeAt.push((performance.now() - startedAt) / 1000)
+  }
+  assert.match(received, /^HTTP\/1\.1 408 [^]*body_too_slow/)
+  assert.ok((freeAt[0] ?? 0) > 25 && (freeAt[0] ?? 0) < 50 && (freeAt[1] ?? 0) > 55, `free after ${freeAt} s`)
+  unread.destroy()
+  slow.destroy()
+  await api[Symbol.asyncDispose]()
+  server.closeAllConnections()
+  server.close()
+})
+
 test.run()

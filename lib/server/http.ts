@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { linkedAbort } from '../linked-abort.js'
 import { ApiError, apiError, errorBody } from './errors.js'
 
 /** Why a request is given up when nobody waits for its response. */
@@ -86,11 +87,13 @@ function resolvable(): { promise: Promise<void>, resolve: () => void } {
   return { promise, resolve }
 }
 
-/** The body, read as JSON. Throws ApiError, and what `signal` gives as its reason. */
-export async function jsonBody(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<unknown> {
-  const slow = AbortSignal.timeout(bodyMs)
-  const bytes = await bodyOf(request, maxBytes, AbortSignal.any([signal, slow])).catch((error: unknown) => {
-    throw slow.aborted && !signal.aborted ? new ApiError(408, `Expected the whole body within ${bodyMs / 1000} seconds.`, null, 'body_too_slow') : error
+/** The body, read as JSON, unless one of `signals` ends it. Throws ApiError, and a signal's reason. */
+export async function jsonBody(request: IncomingMessage, maxBytes: number, ...signals: AbortSignal[]): Promise<unknown> {
+  const { controller, unlink } = linkedAbort(...signals)
+  const slow = setTimeout(() => controller.abort(new ApiError(408, `Expected the whole body within ${bodyMs / 1000} seconds.`, null, 'body_too_slow')), bodyMs)
+  const bytes = await bodyOf(request, maxBytes, controller.signal).finally(() => {
+    clearTimeout(slow)
+    unlink()
   })
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
@@ -99,7 +102,7 @@ export async function jsonBody(request: IncomingMessage, maxBytes: number, signa
   }
 }
 
-function bodyOf(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
+async function bodyOf(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
   signal.throwIfAborted()
   if (request.readableEnded) throw new Error('The body of the request was read before: handle() goes ahead of body parsers.')
   return new Promise((resolve, reject) => {

@@ -191,7 +191,7 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
       throw new ApiError(429, `${maxRequests} requests are under way; that is as many as this server takes at a time.`, null, 'too_many_requests')
     }
     ending.signal.throwIfAborted()
-    const body = await jsonBody(request, maxBodyBytes, AbortSignal.any([signal, ending.signal]))
+    const body = await jsonBody(request, maxBodyBytes, signal, ending.signal)
     if (path === '/v1/completions') await complete(textRequest(body, context), textFormat(modelName, tokenizer), response, stats, signal)
     else await complete(chatRequest(body, context), chatFormat(modelName, tokenizer), response, stats, signal)
   }
