@@ -68,8 +68,8 @@ async function replaced(file: string, write: (temporary: string) => Promise<void
   try {
     await write(temporary)
     await writable(async () => {
-      await using handle = await open(temporary, 'r+')
-      await handle.sync()
+      const handle = await open(temporary, 'r+')
+      await handle.sync().finally(() => handle.close())
     })
     await writable(() => rename(temporary, file))
   } finally {
