@@ -20,22 +20,20 @@ export async function serve(command: Command): Promise<void> {
   if (tool) await warmSandbox().catch((error: unknown) => { process.emitWarning(`Only what the calculator can answer will be: ${messageOf(error)}`) })
 
   let signals = 0
-  const idle = new Set<Socket>()                // connections without a request under way
-  const open = new Set<ServerResponse>()
+  const sockets = new Set<Socket>(), open = new Set<ServerResponse>()
+  const isIdle = (socket: Socket): boolean => ![...open].some(({ req }) => req.socket === socket)
   const server = createServer((request, response) => {
     const { socket } = request
-    idle.delete(socket)
     open.add(response)
     if (signals > 0) response.setHeader('connection', 'close')
     void api.handle(request, response).finally(() => {
       open.delete(response)
-      if (!socket.destroyed && [...open].every((other) => other.req.socket !== socket)) idle.add(socket)
-      if (signals > 0 && idle.has(socket)) socket.destroySoon()
+      if (signals > 0 && isIdle(socket)) socket.destroySoon()
     })
   })
   server.on('connection', (socket) => {
-    idle.add(socket)
-    socket.once('close', () => { idle.delete(socket) })
+    sockets.add(socket)
+    socket.once('close', () => { sockets.delete(socket) })
   })
   const url = await listening(server, port, host)
   if (apiKey === undefined && !isLoopback(host)) process.emitWarning(`Everybody who reaches ${host} can use this server. NANOCHAT_API_KEY sets a key.`)
@@ -44,7 +42,7 @@ export async function serve(command: Command): Promise<void> {
     signals++
     if (signals === 1) {
       server.close()
-      for (const socket of idle) socket.destroy()
+      for (const socket of sockets) if (isIdle(socket)) socket.destroy()
       for (const response of open) if (!response.headersSent) response.setHeader('connection', 'close')
       if (open.size > 0) say('ending when running answers are done; again to end at once', { type: 'ending' })
     } else {

@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { finished } from 'node:stream/promises'
 import { linkedAbort } from '../linked-abort.js'
 import { ApiError, apiError, errorBody } from './errors.js'
 
@@ -67,29 +68,14 @@ async function drained(response: ServerResponse, signal: AbortSignal): Promise<v
 
 /** Resolves when the client has what was written, is gone, or `signal` says not to wait; one that reads nothing for a minute is left. */
 export async function delivered(response: ServerResponse, signal: AbortSignal): Promise<void> {
-  const { socket } = response.req
-  if (response.writableFinished || response.destroyed || socket.destroyed || signal.aborted) return
+  if (response.writableFinished || response.destroyed || signal.aborted) return
   response.setTimeout(stalledMs, () => response.destroy())
-  const over = new AbortController()
-  const { promise, resolve } = resolvable()
-  response.once('finish', resolve).once('close', resolve)
-  socket.once('close', resolve)
-  signal.addEventListener('abort', resolve, { signal: over.signal })
-  await promise
-  over.abort()
-  response.off('finish', resolve).off('close', resolve)
-  socket.off('close', resolve)
+  await finished(response, { signal, cleanup: true }).catch(() => undefined)
 }
 
-function resolvable(): { promise: Promise<void>, resolve: () => void } {
-  let resolve = (): void => {}
-  const promise = new Promise<void>((settle) => { resolve = settle })
-  return { promise, resolve }
-}
-
-/** The body, read as JSON, unless one of `signals` ends it. Throws ApiError, and a signal's reason. */
-export async function jsonBody(request: IncomingMessage, maxBytes: number, ...signals: AbortSignal[]): Promise<unknown> {
-  const { controller, unlink } = linkedAbort(...signals)
+/** The body, read as JSON, unless `signal` ends it. Throws ApiError, and the signal's reason. */
+export async function jsonBody(request: IncomingMessage, maxBytes: number, signal: AbortSignal): Promise<unknown> {
+  const { controller, unlink } = linkedAbort(signal)
   const slow = setTimeout(() => controller.abort(new ApiError(408, `Expected the whole body within ${bodyMs / 1000} seconds.`, null, 'body_too_slow')), bodyMs)
   const bytes = await bodyOf(request, maxBytes, controller.signal).finally(() => {
     clearTimeout(slow)

@@ -26,7 +26,7 @@ export interface RequestContext {
   tokenizer: Tokenizer
   sequenceLen: number
   /** Bytes of the longest token. */
-  longestToken: number
+  longestToken(): number
   maxRows: number
   defaults: Defaults
 }
@@ -60,9 +60,7 @@ export function chatRequest(body: unknown, context: RequestContext): CompletionR
   fields.refuse('response_format', (value) => isObject(value) && value.type === 'text', 'answers are text.')
   fields.refuse('modalities', (value) => Array.isArray(value) && value.length === 1 && value[0] === 'text', 'answers are text.')
   fields.ignore('store', 'metadata', 'service_tier', 'parallel_tool_calls')
-  const request = rest(fields, context, [prompt], { maxTokens, ...(logprobs ? { logprobs: topLogprobs ?? 0 } : {}), ...(toolChoice === 'none' ? { tool: null } : {}) })
-  checkLogprobs(request, context)
-  return request
+  return rest(fields, context, [prompt], null, { maxTokens, ...(logprobs ? { logprobs: topLogprobs ?? 0 } : {}), ...(toolChoice === 'none' ? { tool: null } : {}) })
 }
 
 /** The body of POST /v1/completions. Throws ApiError. */
@@ -76,14 +74,11 @@ export function textRequest(body: unknown, context: RequestContext): CompletionR
   const n = fields.integer('n', 1, context.maxRows) ?? 1
   fields.refuse('best_of', (value) => value === n, 'every sample is returned.')
   fields.refuse('suffix', (value) => value === '', 'nanochat models continue a text, they fill no gaps.')
-  const request = rest(fields, context, prompts.map(({ ids }) => ids), { maxTokens, logprobs })
-  const whole = echo ? { ...request, echo: prompts } : request
-  checkLogprobs(whole, context)
-  return whole
+  return rest(fields, context, prompts.map(({ ids }) => ids), echo ? prompts : null, { maxTokens, logprobs })
 }
 
 /** What both kinds of request have in common. */
-function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext, prompts: Int32Array[], options: GenerateOptions): CompletionRequest {
+function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext, prompts: Int32Array[], echo: Echo[] | null, options: GenerateOptions): CompletionRequest {
   const longest = Math.max(...prompts.map(({ length }) => length))
   if (longest >= sequenceLen) throw tooLong(`${longest}`, sequenceLen)
   const stream = fields.flag('stream') ?? false
@@ -112,11 +107,13 @@ function rest(fields: Fields, { defaults, sequenceLen, maxRows }: RequestContext
     ...(Array.isArray(stop) && stop.length === 0 ? {} : { stop: stop as GenerateOptions['stop'] })
   }
   fields.end()
-  return { prompts, options: { ...sampling, ...options }, echo: null, stream, includeUsage }
+  const request = { prompts, options: { ...sampling, ...options }, echo, stream, includeUsage }
+  checkLogprobs(request, sequenceLen)
+  return request
 }
 
 /** Refuses what would be answered with more log-probabilities than can be put together without holding up the others. */
-function checkLogprobs({ prompts, options: { logprobs, numSamples = 1, maxTokens }, echo, stream }: CompletionRequest, { sequenceLen }: RequestContext): void {
+function checkLogprobs({ prompts, options: { logprobs, numSamples = 1, maxTokens }, echo, stream }: CompletionRequest, sequenceLen: number): void {
   if (logprobs === undefined) return
   const tokens = prompts.reduce((sum, { length }) => sum + (echo ? length : 0) + (stream ? 0 : Math.min(maxTokens ?? sequenceLen, sequenceLen - length)), 0)
   const count = tokens * numSamples * (logprobs + 1)
@@ -127,13 +124,15 @@ function checkLogprobs({ prompts, options: { logprobs, numSamples = 1, maxTokens
 
 /** Every text of messages whose parts are not checked yet. */
 function textsIn(messages: Message[]): string[] {
-  return messages.flatMap(({ content }) => typeof content === 'string' ? [content] : Array.isArray(content) ? content.map((part: unknown) => isObject(part) ? part.text : '') : [])
+  return messages.flatMap(({ content }): unknown[] => Array.isArray(content) ? content.map((part: unknown) => isObject(part) ? part.text : null) : [content])
     .filter((text) => typeof text === 'string')
 }
 
 /** Refuses a text that no number of tokens below the context can spell, which takes the tokenizer half a second for each megabyte of blanks to say. */
 function checkLength(text: string, { longestToken, sequenceLen }: RequestContext): void {
-  const least = Math.ceil(Buffer.byteLength(text) / longestToken)
+  const bytes = Buffer.byteLength(text)
+  if (bytes < sequenceLen) return
+  const least = Math.ceil(bytes / longestToken())
   if (least >= sequenceLen) throw tooLong(`at least ${least}`, sequenceLen)
 }
 
@@ -156,11 +155,13 @@ function messagesOf(value: unknown): Message[] {
 
 /** Messages of which no two of one role follow each other: texts become paragraphs of one message. */
 function joined(messages: Message[]): Message[] {
-  return messages.reduce<Message[]>((all, message) => {
+  const all: Message[] = []
+  for (const message of messages) {
     const last = all.at(-1)
-    if (last?.role !== message.role || typeof last.content !== 'string' || typeof message.content !== 'string') return [...all, message]
-    return [...all.slice(0, -1), { ...last, content: `${last.content}\n\n${message.content}` } as Message]
-  }, [])
+    if (last?.role === message.role && typeof last.content === 'string' && typeof message.content === 'string') last.content += `\n\n${message.content}`
+    else all.push({ ...message })
+  }
+  return all
 }
 
 function messageOf(message: unknown, path: string): Message {
@@ -194,8 +195,10 @@ function promptsOf(value: unknown, context: RequestContext): (Echo & { ids: Int3
   const list: unknown[] = Array.isArray(value) && !isIds(value) ? value : [value]
   if (list.length === 0 || list.length > maxPrompts) throw new ApiError(400, `Expected 1 to ${maxPrompts} prompts but received ${list.length}.`, 'prompt', 'invalid_value')
   return list.map((prompt) => {
-    if (typeof prompt === 'string') checkLength(prompt, context)
-    if (typeof prompt === 'string') return { ids: tokenizer.encode(prompt, { prepend: '<|bos|>' }), text: prompt, ahead: 1 }
+    if (typeof prompt === 'string') {
+      checkLength(prompt, context)
+      return { ids: tokenizer.encode(prompt, { prepend: '<|bos|>' }), text: prompt, ahead: 1 }
+    }
     if (isIds(prompt)) return { ids: Int32Array.from(prompt), text: tokenizer.decode(prompt), ahead: 0 }
     throw new ApiError(400, `Expected a text, ids of tokens below ${tokenizer.getVocabSize()}, or a list of either for prompt but received ${describe(prompt)}.`, 'prompt', 'invalid_value')
   })

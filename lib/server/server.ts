@@ -7,6 +7,7 @@ import { linkedAbort } from '../linked-abort.js'
 import type { Loaded } from '../load.js'
 import { availableMemory } from '../native.js'
 import { checkGenerateOptions, checkInteger, checkKnown } from '../options.js'
+import type { Tokenizer } from '../tokenizer.js'
 import type { GenerateOptions, SamplingOptions, Stats, TokenLogprob, Tool } from '../types.js'
 import { chatFormat, textFormat, usageOf, type AnswerFormat, type ChoiceEvent, type Usage } from './answer.js'
 import { ApiError } from './errors.js'
@@ -88,7 +89,8 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   checkGenerateOptions(defaults, { vocabSize, maxRows, defaultTool: null })
 
   const cache = promptCache(model, promptCacheBytes)
-  const longestToken = Array.from({ length: tokenizer.getVocabSize() }, (_, id) => Buffer.byteLength(tokenizer.decode([id]))).reduce((most, length) => Math.max(most, length))
+  let longest = 0
+  const longestToken = (): number => longest ||= longestOf(tokenizer)
   const context: RequestContext = { modelName, tokenizer, sequenceLen, longestToken, maxRows, defaults }
   const card = { id: modelName, object: 'model', created: Math.floor(Date.now() / 1000), owned_by: 'nanochat', max_model_len: sequenceLen }
   const ending = new AbortController()
@@ -134,7 +136,7 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   }
 
   const complete = async ({ prompts, options, echo, stream, includeUsage }: CompletionRequest, format: AnswerFormat, response: ServerResponse, stats: Stats[], outer: AbortSignal): Promise<void> => {
-    const { controller, unlink } = linkedAbort(outer, ending.signal)
+    const { controller, unlink } = linkedAbort(outer)
     const { signal } = controller
     const samples = options.numSamples ?? 1
     const runs = prompts.map((prompt, i) => () => eventsOf(prompt, i * samples, echo?.[i] ?? null, options, signal))
@@ -190,8 +192,7 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
       response.setHeader('retry-after', '1')
       throw new ApiError(429, `${maxRequests} requests are under way; that is as many as this server takes at a time.`, null, 'too_many_requests')
     }
-    ending.signal.throwIfAborted()
-    const body = await jsonBody(request, maxBodyBytes, signal, ending.signal)
+    const body = await jsonBody(request, maxBodyBytes, signal)
     if (path === '/v1/completions') await complete(textRequest(body, context), textFormat(modelName, tokenizer), response, stats, signal)
     else await complete(chatRequest(body, context), chatFormat(modelName, tokenizer), response, stats, signal)
   }
@@ -207,28 +208,37 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const startedAt = performance.now()
     const path = (request.url ?? '/').replace(/[?#].*$/s, '')
-    const left = new AbortController()
+    const { controller, unlink } = linkedAbort(ending.signal)
     const stats: Stats[] = []
     let failure: unknown = null
-    response.on('error', () => left.abort(clientLeft))
-    response.on('close', () => { if (!response.writableFinished) left.abort(clientLeft) })
-    const forget = onSocketClose(request.socket, () => left.abort(clientLeft))   // a response behind another one is not told
-    if (response.destroyed || request.socket.destroyed) left.abort(clientLeft)
+    let isGone = false
+    const leave = (): void => {
+      isGone = true
+      controller.abort(clientLeft)
+    }
+    response.on('error', leave)
+    response.on('close', () => { if (!response.writableFinished) leave() })
+    const forget = onSocketClose(request.socket, leave)   // a response behind another one is not told
+    if (response.destroyed || request.socket.destroyed) leave()
     try {
-      await answer(request, response, path, stats, left.signal)
-    } catch (error) {
-      failure = left.signal.aborted ? clientLeft : error
-      if (failure !== clientLeft) sendError(response, error)
+      try {
+        await answer(request, response, path, stats, controller.signal)
+      } catch (error) {
+        failure = isGone ? clientLeft : error
+        if (failure !== clientLeft) sendError(response, error)
+      }
+      const hasLeft = failure === clientLeft
+      report({ method: request.method ?? '', path, status: hasLeft ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats, error: hasLeft ? null : failure })
+      await delivered(response, controller.signal)
     } finally {
       forget()
+      unlink()
     }
-    const hasLeft = failure === clientLeft
-    report({ method: request.method ?? '', path, status: hasLeft ? 499 : response.statusCode, durationMs: performance.now() - startedAt, stats, error: hasLeft ? null : failure })
   }
 
   return {
     async handle(request, response) {
-      const run = handle(request, response).then(() => delivered(response, ending.signal))
+      const run = handle(request, response)
       const settled = run.catch(() => undefined)
       running.add(settled)
       try {
@@ -246,20 +256,25 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   }
 }
 
+/** The bytes of the longest token, or a little more: of a part of a character it counts a whole one. */
+function longestOf(tokenizer: Tokenizer): number {
+  let most = 0
+  for (let id = 0; id < tokenizer.getVocabSize(); id++) most = Math.max(most, Buffer.byteLength(tokenizer.decode([id])))
+  return most
+}
+
 /** What to do when a socket closes, one listener for all of a socket's requests. */
 const onClose = new WeakMap<Socket, Set<() => void>>()
 
 /** Calls `work` when `socket` closes, unless what is returned was called. */
 function onSocketClose(socket: Socket, work: () => void): () => void {
-  let all = onClose.get(socket)
-  if (!all) {
-    const first = all = new Set()
-    onClose.set(socket, first)
-    socket.once('close', () => { for (const each of first) each() })
+  const all = onClose.get(socket) ?? new Set()
+  if (!onClose.has(socket)) {
+    onClose.set(socket, all)
+    socket.once('close', () => { for (const each of all) each() })
   }
-  const known = all
-  known.add(work)
-  return () => { known.delete(work) }
+  all.add(work)
+  return () => { all.delete(work) }
 }
 
 const methods = new Map([['/v1/chat/completions', 'POST'], ['/v1/completions', 'POST'], ['/v1/models', 'GET'], ['/health', 'GET']])
