@@ -2,6 +2,8 @@
 //   x64-haswell   AVX2, no AVX-512; the addon must choose avx2, and plain is left to the next
 //   x64-qemu64    the x64 of 2003, SSE3 at most; the addon must choose plain
 //   arm64         ARMv8.0; the addon cross-built, a Node for arm64 from npm; the addon must choose neon
+//   arm64-dot     a Neoverse N1, which has products of int8; the addon must choose neondot
+//   arm64-bf16    all that qemu knows, products of bf16 among it; the addon must choose neonbf16
 // qemu ends the program at an instruction that the emulated processor does not have, wherever in the addon that is.
 // Needs qemu-user, for arm64 also cmake and g++-aarch64-linux-gnu; what is not there is skipped, and said.
 // The last line is `N passed, N failed`: the choice of each processor counts as one test.
@@ -30,7 +32,9 @@ const calling = ['sampler', 'sampling', 'scheduler', 'checkpoint', 'checkpoint-h
 const targets = [
   { name: 'x64-haswell', isas: ['avx2', 'plain'], only: 'avx2', oneIn: 31, files: computing, prepare: () => prepareX64(haswell) },
   { name: 'x64-qemu64', isas: ['plain'], oneIn: 11, files: [...computing, 'engine-reference'], prepare: () => prepareX64('qemu64') },
-  { name: 'arm64', isas: ['neon', 'plain'], oneIn: 11, files: [...computing, 'engine-reference', ...calling], prepare: prepareArm64 },
+  { name: 'arm64', isas: ['neon', 'plain'], oneIn: 11, files: [...computing, 'engine-reference', ...calling], prepare: () => prepareArm64('cortex-a57') },
+  { name: 'arm64-dot', isas: ['neondot', 'neon', 'plain'], only: 'neondot', oneIn: 11, files: ['forward', 'kernels-quantized'], prepare: () => prepareArm64('neoverse-n1') },
+  { name: 'arm64-bf16', isas: ['neonbf16', 'neondot', 'neon', 'plain'], only: 'neonbf16', oneIn: 11, files: computing, prepare: () => prepareArm64('max') },
 ]
 
 /** A reason not to run a target. */
@@ -47,7 +51,14 @@ function prepareX64(cpu) {
   return { folder, command: ['qemu-x86_64', '-cpu', cpu, process.execPath] }
 }
 
-function prepareArm64() {
+let arm64Folder
+
+function prepareArm64(cpu) {
+  arm64Folder ??= layOutArm64()
+  return { folder: arm64Folder, command: ['qemu-aarch64', '-cpu', cpu, '-L', '/usr/aarch64-linux-gnu', arm64Node()] }
+}
+
+function layOutArm64() {
   need('qemu-aarch64', 'qemu-user')
   need('aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu')
   need('cmake', 'cmake')
@@ -59,7 +70,7 @@ function prepareArm64() {
     cmake('-S', root, '-B', folder, `-DCMAKE_TOOLCHAIN_FILE=${join(root, 'scripts/arm64.cmake')}`)
     cmake('--build', folder, '--parallel', String(availableParallelism()))
   }
-  return { folder, command: ['qemu-aarch64', '-cpu', 'cortex-a57', '-L', '/usr/aarch64-linux-gnu', arm64Node()] }
+  return folder
 }
 
 function isNewerThanSources(file) {

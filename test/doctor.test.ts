@@ -144,12 +144,16 @@ machine('names what the next better kernels need, as the addon asks for it', () 
   assert.equal(kernelChoice({ isa: 'avx512', isas: ['avx512', 'avx2', 'plain'] }, [...skylake, 'avx512_vnni']).next, { isa: 'avx512bf16', lacks: ['avx512_bf16'] })
   assert.equal(kernelChoice({ isa: 'avx2', isas: ['avx2', 'plain'] }, skylake).next, { isa: 'avx512', lacks: [] })
   assert.equal(kernelChoice({ isa: 'plain', isas: ['plain'] }, []).next, { isa: 'avx2', lacks: null })
-  assert.is(kernelChoice({ isa: 'neon', isas: ['neon', 'plain'] }, ['fp', 'asimd']).next, null)
+  assert.equal(kernelChoice({ isa: 'neon', isas: ['neon', 'plain'] }, ['fp', 'asimd']).next, { isa: 'neondot', lacks: ['asimddp'] })
+  assert.equal(kernelChoice({ isa: 'neondot', isas: ['neondot', 'neon', 'plain'] }, ['asimd', 'asimddp']).next, { isa: 'neonbf16', lacks: ['bf16'] })
+  assert.is(kernelChoice({ isa: 'neonbf16', isas: ['neonbf16', 'neondot', 'neon', 'plain'] }, ['asimd', 'asimddp', 'bf16']).next, null)
 
-  const asked = [...readFileSync(join(root, 'native/cpu/isa/dispatch.cpp'), 'utf8').matchAll(/__builtin_cpu_supports\("(\w+)"\)/g)]
+  const dispatch = readFileSync(join(root, 'native/cpu/isa/dispatch.cpp'), 'utf8')
+  const asked = [...dispatch.matchAll(/__builtin_cpu_supports\("(\w+)"\)/g)]
     .map(([, name = '']) => name.replace(/^bmi$/, 'bmi1').replace(/^avx512(vnni|bf16)$/, 'avx512_$1'))
-  const named = ['plain', 'avx2', 'avx512'].flatMap((isa) => kernelChoice({ isa, isas: [isa] }, ['none']).next?.lacks ?? [])
-  assert.equal([...asked].sort(), named.sort())
+  const lacking = (isas: string[]) => isas.flatMap((isa) => kernelChoice({ isa, isas: [isa] }, ['none']).next?.lacks ?? []).sort()
+  assert.equal(asked.sort(), lacking(['plain', 'avx2', 'avx512']))
+  assert.equal([...new Set([...dispatch.matchAll(/\bhas\.(\w+)/g)].map(([, name]) => name))].sort(), lacking(['neon', 'neondot']))
 })
 
 machine('counts what a depth needs as the addon does', async () => {

@@ -16,13 +16,16 @@ export interface Memory { total: number, limit: number | null, available: number
 
 type FittingDtype = Exclude<WeightDtype, 'float32'>
 
-// What native/cpu/isa/dispatch.cpp asks of an x64 processor beyond the line below, in the names of /proc/cpuinfo; best first.
-const x64Needs: readonly [isa: string, flags: readonly string[]][] = [
+type Needs = readonly [isa: string, flags: readonly string[]][]
+
+// What native/cpu/isa/dispatch.cpp asks of a processor beyond the line below, in the names of /proc/cpuinfo; best first.
+const x64Needs: Needs = [
   ['avx512bf16', ['avx512_vnni', 'avx512_bf16']],
   ['avx512', ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl']],
   ['avx2', ['avx2', 'fma', 'f16c', 'bmi1', 'bmi2']],
   ['plain', []]
 ]
+const arm64Needs: Needs = [['neonbf16', ['bf16']], ['neondot', ['asimddp']], ['neon', []], ['plain', []]]
 
 // Bytes of one element of a matrix, scales of 2 bytes per 64 or 32 elements included.
 const matrixItemSize: Record<FittingDtype, number> = { bfloat16: 2, int8: 1 + 2 / 64, int4: 0.5 + 2 / 32 }
@@ -36,8 +39,9 @@ export function platform(): Platform {
 
 /** `flags` as the processor gives them; empty where the system does not say. */
 export function kernelChoice({ isa, isas }: { isa: string, isas: string[] }, flags: readonly string[] = processorFlags()): KernelChoice {
-  const next = x64Needs[x64Needs.findIndex(([name]) => name === isa) - 1]
-  if (next === undefined || !isas.every((name) => x64Needs.some(([known]) => known === name))) return { isa, isas, next: null }
+  const needs = isas.some((name) => name.startsWith('neon')) ? arm64Needs : x64Needs
+  const next = needs[needs.findIndex(([name]) => name === isa) - 1]
+  if (next === undefined || !isas.every((name) => needs.some(([known]) => known === name))) return { isa, isas, next: null }
   return { isa, isas, next: { isa: next[0], lacks: flags.length === 0 ? null : next[1].filter((flag) => !flags.includes(flag)) } }
 }
 
@@ -79,7 +83,7 @@ function largest(dtype: FittingDtype, available: number): { depth: number, bytes
 }
 
 function processorFlags(): string[] {
-  return /^flags\s*:(.*)$/m.exec(readText('/proc/cpuinfo') ?? '')?.[1]?.trim().split(' ') ?? []
+  return /^(?:flags|Features)\s*:(.*)$/m.exec(readText('/proc/cpuinfo') ?? '')?.[1]?.trim().split(' ') ?? []
 }
 
 function readText(path: string): string | null {

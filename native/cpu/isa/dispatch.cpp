@@ -1,6 +1,11 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace nanochat {
 
@@ -9,10 +14,34 @@ namespace avx512bf16 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 #elif defined(__aarch64__) || defined(_M_ARM64)
+#if defined(__GNUC__)
+namespace neonbf16 { extern const Kernels kernels; }
+namespace neondot { extern const Kernels kernels; }
+#endif
 namespace neon { extern const Kernels kernels; }
 #endif
 namespace plain { extern const Kernels kernels; }
 namespace reference { extern const Kernels kernels; }
+
+#if defined(__aarch64__) && defined(__GNUC__)
+struct ArmFeatures { bool asimddp, bf16; };
+
+static ArmFeatures arm_features() {
+#if defined(__linux__)
+  // note: HWCAP_ASIMDDP and HWCAP2_BF16, which older headers lack
+  return {(getauxval(AT_HWCAP) >> 20 & 1) != 0, (getauxval(AT_HWCAP2) >> 14 & 1) != 0};
+#elif defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  return {has("hw.optional.arm.FEAT_DotProd"), has("hw.optional.arm.FEAT_BF16")};
+#else
+  return {false, false};
+#endif
+}
+#endif
 
 // The tables this machine can run, best first.
 static int runnable(const Kernels* tables[8]) {
@@ -27,6 +56,11 @@ static int runnable(const Kernels* tables[8]) {
   if (has_avx512) tables[count++] = &avx512::kernels;
   if (has_avx2) tables[count++] = &avx2::kernels;
 #elif defined(__aarch64__) || defined(_M_ARM64)
+#if defined(__GNUC__)
+  const ArmFeatures has = arm_features();
+  if (has.asimddp && has.bf16) tables[count++] = &neonbf16::kernels;
+  if (has.asimddp) tables[count++] = &neondot::kernels;
+#endif
   tables[count++] = &neon::kernels;
 #endif
   tables[count++] = &plain::kernels;

@@ -46,8 +46,6 @@ void quantize(const float* x, int k, const QuantizedRows& row) {
 
 constexpr int kScaleBytes = kPanel * sizeof(bf16);
 
-inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
-
 // Half bytes (group / 8, 64, 4) -> bytes (group / 4, 64, 4)
 inline void unpack_nibbles(const uint8_t* codes, int group, uint8_t* bytes) {
   for (int k = 0; k < group; k += 8) {
@@ -83,6 +81,8 @@ constexpr int kInt8HalfAheadBytes = kHalves ? 3 * static_cast<int>(group_bytes(W
 constexpr int quad_vectors(int MR) {
 #if NC_LEVEL == 3 || NC_LEVEL == 4
   return (void)MR, 4;
+#elif defined(NC_DOTPROD)
+  return MR == 1 ? 8 : 4;
 #elif NC_LEVEL == 1
   return MR == 1 ? 8 : 2;
 #else

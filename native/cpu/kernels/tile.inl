@@ -111,6 +111,8 @@ template <class T> constexpr int kRegisterRows = NC_LEVEL == 2 && std::is_same<T
 template <class T> constexpr int tile_vectors(int MR) {
 #if NC_LEVEL == 3 || NC_LEVEL == 4
   return (void)MR, 4;
+#elif defined(NC_BFDOT)
+  return MR == 1 ? 8 : 4;
 #elif NC_LEVEL == 1
   return MR == 1 ? 8 : std::is_same<T, bf16>::value ? 2 : 4;
 #elif NC_LEVEL == 2

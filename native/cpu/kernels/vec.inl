@@ -1,7 +1,9 @@
 // The vector of float32 that the kernels are written in, for the instruction set of the including file. The kernels
 // need: load, store (to float32, and rounded to bf16 or, from whole numbers of -128..127, int8; a NaN gives any int8), broadcast, fma, add, sub,
 // mul, div, max, min, round_to_int, pow2, zero_below, keep_lanes (those of [from, to), another number elsewhere), and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
-// broadcast_quad, dot_quads over Ints that start at start_quads (AVX2: streams.inl), load_nibbles (two steps of four k), to_floats, load_scales.
+// broadcast_quad, dot_quads over Ints that start at start_quads (AVX2: streams.inl), load_nibbles (two steps of four k), store_quads (as
+// load_quads reads them), to_floats, load_scales.
+// NEON with NC_DOTPROD has an instruction for dot_quads, with NC_BFDOT for dot_pairs and store_normal as well.
 
 // kInt4Codes as int8 weights are stored, q + 128.
 alignas(16) constexpr uint8_t kInt4Bytes[16] = {
@@ -178,29 +180,63 @@ inline Vec keep_lanes(Vec value, int from, int to, float other) {
   return vbslq_f32(vandq_u32(vcgeq_s32(lane, vdupq_n_s32(from)), vcltq_s32(lane, vdupq_n_s32(to))), value, vdupq_n_f32(other));
 }
 inline Vec copy_sign(Vec magnitude, Vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude); }
+#ifdef NC_DOTPROD
+// Four bytes in the first lane, from which the products take what is broadcast. note: filling the others would take the place of a product
+template <class V> inline V load_first_lane(const void* p) {
+  typedef uint32_t __attribute__((may_alias, aligned(1))) Bits;
+  V v;
+  __asm__("ldr %s0, %1" : "=w"(v) : "m"(*static_cast<const Bits*>(p)));
+  return v;
+}
+#endif
+
 using Pairs = uint32x4_t;
 inline Pairs load_pairs(const bf16* p) { return vreinterpretq_u32_u16(vld1q_u16(&p->bits)); }
+#ifdef NC_BFDOT
+inline Pairs broadcast_pair(const bf16* p) { return load_first_lane<Pairs>(p); }
+// note: written as assembly, like the other instructions of these sets, because clang before 16 has their intrinsics only where a whole file is compiled for them
+inline Vec dot_pairs(Pairs w, Pairs x, Vec sum) {
+  __asm__("bfdot %0.4s, %1.8h, %2.2h[0]" : "+w"(sum) : "w"(w), "w"(x));
+  return sum;
+}
+inline void store_normal(bf16* p, Vec a) {
+  uint16x8_t rounded;
+  __asm__("bfcvtn %0.4h, %1.4s" : "=w"(rounded) : "w"(a));
+  vst1_u16(&p->bits, vget_low_u16(rounded));
+}
+#else
 inline Pairs broadcast_pair(const bf16* p) { uint32_t bits; std::memcpy(&bits, p, 4); return vdupq_n_u32(bits); }
 inline Vec low(Pairs a) { return vreinterpretq_f32_u32(vshlq_n_u32(a, 16)); }
 inline Vec high(Pairs a) { return vreinterpretq_f32_u32(vandq_u32(a, vdupq_n_u32(0xffff0000u))); }
 inline Vec dot_pairs(Pairs a, Pairs b, Vec c) { return fma(high(a), high(b), fma(low(a), low(b), c)); }
+#endif
 
 using Ints = int32x4_t;
-using Quads = uint8x16_t;
-inline Quads load_quads(const uint8_t* p) { return vld1q_u8(p); }
-inline Quads broadcast_quad(const int8_t* p) { uint32_t bits; std::memcpy(&bits, p, 4); return vreinterpretq_u8_u32(vdupq_n_u32(bits)); }
+using Quads = int8x16_t;  // the codes, without the 128 that is added to those stored
+inline Quads without_offset(uint8x16_t stored) { return vreinterpretq_s8_u8(veorq_u8(stored, vdupq_n_u8(128))); }
+inline Quads load_quads(const uint8_t* p) { return without_offset(vld1q_u8(p)); }
+inline void store_quads(uint8_t* p, Quads a) { vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(a), vdupq_n_u8(128))); }
 inline Ints start_quads(int32_t) { return vdupq_n_s32(0); }
+#ifdef NC_DOTPROD
+inline Quads broadcast_quad(const int8_t* p) { return load_first_lane<Quads>(p); }
 inline Ints dot_quads(Ints sum, Quads w, Quads x) {
-  const int8x16_t q = vreinterpretq_s8_u8(veorq_u8(w, vdupq_n_u8(128))), v = vreinterpretq_s8_u8(x);
-  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(q), vget_low_s8(v))), high = vpaddlq_s16(vmull_high_s8(q, v));
+  __asm__("sdot %0.4s, %1.16b, %2.4b[0]" : "+w"(sum) : "w"(w), "w"(x));
+  return sum;
+}
+#else
+inline Quads broadcast_quad(const int8_t* p) { int32_t bits; std::memcpy(&bits, p, 4); return vreinterpretq_s8_s32(vdupq_n_s32(bits)); }
+inline Ints dot_quads(Ints sum, Quads w, Quads x) {
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x))), high = vpaddlq_s16(vmull_high_s8(w, x));
   return vaddq_s32(sum, vpaddq_s32(low, high));
 }
+#endif
 inline Vec to_floats(Ints a) { return vcvtq_f32_s32(a); }
 inline Vec load_scales(const bf16* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16)); }
 inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
-  const uint8x16_t codes = vld1q_u8(kInt4Bytes), both = vld1q_u8(p);
-  *first = vqtbl1q_u8(codes, vandq_u8(both, vdupq_n_u8(15)));
-  *second = vqtbl1q_u8(codes, vshrq_n_u8(both, 4));
+  const Quads codes = load_quads(kInt4Bytes);
+  const uint8x16_t both = vld1q_u8(p);
+  *first = vqtbl1q_s8(codes, vandq_u8(both, vdupq_n_u8(15)));
+  *second = vqtbl1q_s8(codes, vshrq_n_u8(both, 4));
 }
 
 #else
@@ -260,9 +296,13 @@ inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
 }
 #endif
 
+#if NC_LEVEL != 1
+inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
+#endif
+
 // The same as store for numbers that are 0 or not below 2^-126 in magnitude.
 inline void store_normal(float* p, Vec a) { store(p, a); }
-#if NC_LEVEL != 4
+#if NC_LEVEL != 4 && !defined(NC_BFDOT)
 inline void store_normal(bf16* p, Vec a) { store(p, a); }
 #endif
 

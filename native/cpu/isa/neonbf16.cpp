@@ -1,0 +1,17 @@
+#include "cpu/isa/headers.h"
+#if defined(__aarch64__) && defined(__GNUC__)
+#define NC_ISA neonbf16
+#define NC_LEVEL 1
+#define NC_DOTPROD
+#define NC_BFDOT
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod,bf16"))), apply_to = function)
+#include "cpu/isa/kernels.inl"
+#pragma clang attribute pop
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod+bf16")
+#include "cpu/isa/kernels.inl"
+#pragma GCC pop_options
+#endif
+#endif
