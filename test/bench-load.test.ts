@@ -15,7 +15,6 @@ import { codeOf } from './support/error-code.js'
 
 const load = suite('bench load')
 const dir = mkdtempSync(join(tmpdir(), 'nanochat-test-'))
-const temporaryFolders = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith('nanochat-bench-'))
 
 load.after(() => rmSync(dir, { recursive: true }))
 
@@ -28,23 +27,6 @@ load('times the demo model against reading its file', async () => {
   assert.ok(row.loadSeconds < row.secondsToFirstToken)
   assert.ok(row.ratioRange[0] <= row.ratio && row.ratio <= row.ratioRange[1])
   assert.ok(row.peakBytes > row.startBytes && row.readPeakBytes > row.fileBytes)
-})
-
-load('writes a checkpoint of a depth first, and removes it', async () => {
-  const before = temporaryFolders()
-  const { rows } = await run(['--depth', '2', '--dtype', 'float32,bfloat16', '--threads', '1', '-r', '1']) as { rows: LoadRow[] }
-  assert.equal(rows.map(({ model, dtype, threads }) => [model, dtype, threads]), [['d2', 'float32', 1], ['d2', 'bfloat16', 1]])
-  assert.ok((rows[0]?.weightBytes ?? 0) > (rows[1]?.weightBytes ?? Infinity))
-  assert.equal(temporaryFolders(), before)
-})
-
-load('converts to a packed file first, and removes it', async () => {
-  const before = temporaryFolders()
-  const { rows } = await run(['--packed', '--dtype', 'int8,float32', '--threads', '1', '-r', '1']) as { rows: LoadRow[] }
-  assert.equal(rows.map(({ dtype }) => dtype), ['int8', 'float32'])
-  assert.ok((rows[0]?.fileBytes ?? Infinity) < (rows[1]?.fileBytes ?? 0), 'it reads the packed files')
-  assert.ok((rows[0]?.weightBytes ?? Infinity) < (rows[1]?.weightBytes ?? 0))
-  assert.equal(temporaryFolders(), before)
 })
 
 load('says what loadGPT says', async () => {

@@ -34,12 +34,14 @@ function unpack(w: PackedMatrix): Float32Array {
 function relu2Error(actual: Float32Array, expected: Float32Array, outputs: number, group: number): string | null {
   let ties = 0
   for (let begin = 0; begin < actual.length; begin += outputs) {
-    for (let n = 0; n < outputs; n++) {
-      const from = Math.floor(n / group) * group
-      const unit = Math.max(...expected.subarray(begin + from, begin + Math.min(outputs, from + group))) / 127
-      const error = Math.abs((actual[begin + n] ?? NaN) - (expected[begin + n] ?? NaN))
-      if (error > 1e-4 * 127 * unit + 1e-9) ties++
-      if (!(error <= 1.02 * unit + 1e-9)) return `row ${begin / outputs} output ${n}: ${actual[begin + n]}, expected ${expected[begin + n]} in units of ${unit}`
+    for (let from = 0; from < outputs; from += group) {
+      const to = Math.min(outputs, from + group)
+      const unit = Math.max(...expected.subarray(begin + from, begin + to)) / 127
+      for (let n = from; n < to; n++) {
+        const error = Math.abs((actual[begin + n] ?? NaN) - (expected[begin + n] ?? NaN))
+        if (error > 1e-4 * 127 * unit + 1e-9) ties++
+        if (!(error <= 1.02 * unit + 1e-9)) return `row ${begin / outputs} output ${n}: ${actual[begin + n]}, expected ${expected[begin + n]} in units of ${unit}`
+      }
     }
   }
   return ties > 2 + actual.length / 200 ? `${ties} of ${actual.length} are a unit away` : null

@@ -22,7 +22,9 @@ export function inDtype(floats: Float32Array, dtype: Dtype): Elements {
 
 export function toFloats(elements: Elements): Float32Array {
   if (elements instanceof Float32Array) return elements
-  return new Float32Array(Uint32Array.from(elements, (bits) => bits << 16).buffer)
+  const bits = new Uint32Array(elements.length)
+  for (let i = 0; i < bits.length; i++) bits[i] = (elements[i] ?? 0) << 16
+  return new Float32Array(bits.buffer)
 }
 
 /** Where two arrays differ in a bit, or null: -0 is not 0 here, and a NaN is itself. */

@@ -4,9 +4,16 @@ import { closeSandbox, executeIn } from '../../lib/python.js'
 import { findCage, type CagePlan, type Tier } from '../../lib/sandbox-tier.js'
 import { cases, Host } from './sandbox-catalogue.js'
 
-/** The whole catalogue in one tier. `refusals`: benign programs that this tier refuses, with what it must say. */
-export function testCatalogue(tier: Tier, refusals: Record<string, RegExp> = {}): void {
-  const test = suite(`sandbox: the catalogue in the ${tier} tier`)
+// Benign programs that a tier refuses, with what it must say. In the sealed tier no file is ever opened; the program is told so in words a model understands.
+const refusalsOf: Record<Tier, Record<string, RegExp>> = {
+  full: {}, container: {},
+  sealed: { E12_file_io: /FileNotFoundError/, E17_zoneinfo: /ZoneInfoNotFoundError/ }
+}
+
+/** The catalogue in one tier: all of it, or one in so many of its programs. */
+export function testCatalogue(tier: Tier, oneIn = 1): void {
+  const test = suite(`sandbox: ${oneIn === 1 ? 'the catalogue' : `one in ${oneIn} of the catalogue`} in the ${tier} tier`)
+  const refusals = refusalsOf[tier]
   const host = new Host()
   let plan: CagePlan
 
@@ -20,7 +27,7 @@ export function testCatalogue(tier: Tier, refusals: Record<string, RegExp> = {})
     host.close()
     await closeSandbox()
   })
-  for (const one of cases) {
+  for (const one of cases.filter((_, i) => i % oneIn === 0)) {
     const refusal = refusals[one.id]
     test(one.id, async () => {
       if (!refusal) return assert.equal(await host.check(one, plan), [])

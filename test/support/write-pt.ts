@@ -136,7 +136,8 @@ export function safetensorsBytes(tensors: readonly StoredTensor[], header?: stri
 /** A tensor whose values count up from 0 by 1/64. */
 export function countingTensor(name: string, shape: number[], dtype: FloatDtype = 'float32'): StoredTensor {
   const count = shape.reduce((product, n) => product * n, 1)
-  const values = Float32Array.from({ length: count }, (_, i) => i % 64 / 64)
+  const values = new Float32Array(count)
+  for (let i = 0; i < count; i++) values[i] = i % 64 / 64
   const data = dtype === 'float32' ? new Uint8Array(values.buffer) : new Uint8Array(toBfloat16(values).buffer)
   return { name, dtype, shape, data }
 }
@@ -144,7 +145,12 @@ export function countingTensor(name: string, shape: number[], dtype: FloatDtype 
 /** Round to nearest even. */
 export function toBfloat16(values: Float32Array): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  return Uint16Array.from(bits, (b) => (b & 0x7fffffff) > 0x7f800000 ? b >>> 16 | 0x40 : (b + 0x7fff + (b >>> 16 & 1)) >>> 16)
+  const rounded = new Uint16Array(bits.length)
+  for (let i = 0; i < bits.length; i++) {
+    const b = bits[i] ?? 0
+    rounded[i] = (b & 0x7fffffff) > 0x7f800000 ? b >>> 16 | 0x40 : (b + 0x7fff + (b >>> 16 & 1)) >>> 16
+  }
+  return rounded
 }
 
 function contiguousStrides(shape: readonly number[]): number[] {

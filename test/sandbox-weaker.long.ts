@@ -2,3 +2,4 @@
 import { testCatalogue } from './support/sandbox-tier-suite.js'
 
 testCatalogue('container')
+testCatalogue('sealed')
