@@ -106,13 +106,13 @@ test('inputs are rounded to the nearest of 127 parts of the largest in their gro
             const end = Math.min(k, begin + group), inGroup = x.subarray(r * k + begin, r * k + end)
             const unit = Math.max(...inGroup.map(Math.abs)) / 127
             const rounded = inGroup.map((value) => unit * Math.round(value / unit))
+            // a tie within the rounding of float32 may go either way: one unit of the input in question, times its weight
+            const tie = Math.min(...Array.from(inGroup, (value) => Math.abs(Math.abs(value / unit) % 1 - 0.5))) < 1e-4
             for (let n = begin; n < end; n++) {
               let expected = 0
               for (let i = begin; i < end; i++) expected += (rounded[i - begin] ?? NaN) * (weights[n * k + i] ?? NaN)
               const off = Math.abs((y[r * k + n] ?? NaN) - expected) / unit / 127
-              // a tie within the rounding of float32 may go either way: one unit of the input in question, times its weight
               const allowed = dtype === 'int8' ? 1e-3 : 0.1
-              const tie = Math.min(...Array.from(inGroup, (value) => Math.abs(Math.abs(value / unit) % 1 - 0.5))) < 1e-4
               assert.ok(off <= (tie ? 1.1 : allowed), `${isa} ${dtype} magnitude ${magnitude} row ${r} output ${n}: ${off} units`)
             }
           }
