@@ -15,8 +15,8 @@ namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #if defined(__GNUC__)
-namespace neonbf16 { extern const Kernels kernels; }
-namespace neondot { extern const Kernels kernels; }
+namespace neonbf16 { Kernels with_kernels(Kernels below); }
+namespace neondot { Kernels with_kernels(Kernels below); }
 #endif
 namespace neon { extern const Kernels kernels; }
 #endif
@@ -57,9 +57,10 @@ static int runnable(const Kernels* tables[8]) {
   if (has_avx2) tables[count++] = &avx2::kernels;
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #if defined(__GNUC__)
+  static const Kernels with_dot = neondot::with_kernels(neon::kernels), with_bf16 = neonbf16::with_kernels(with_dot);
   const ArmFeatures has = arm_features();
-  if (has.asimddp && has.bf16) tables[count++] = &neonbf16::kernels;
-  if (has.asimddp) tables[count++] = &neondot::kernels;
+  if (has.asimddp && has.bf16) tables[count++] = &with_bf16;
+  if (has.asimddp) tables[count++] = &with_dot;
 #endif
   tables[count++] = &neon::kernels;
 #endif

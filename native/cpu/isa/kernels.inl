@@ -1,6 +1,6 @@
 // All kernels for one instruction set. The including file defines NC_ISA (namespace and name), NC_LEVEL and opens the
 // compiler's target region. Everything is in an unnamed namespace: a function shared by two instruction sets would be
-// merged by the linker.
+// merged by the linker. With NC_DOTPROD it is only what differs from the set below: products of int8, or with NC_BFDOT all of bf16.
 namespace nanochat {
 namespace NC_ISA {
 namespace {
@@ -10,36 +10,48 @@ namespace {
 
 #include "cpu/kernels/matmul.inl"
 
+#ifndef NC_BFDOT
 #include "cpu/kernels/quantized.inl"
+#endif
 
 #if NC_LEVEL == 2
 #include "cpu/kernels/streams.inl"
 #endif
 
+#if defined(NC_BFDOT) || !defined(NC_DOTPROD)
 #include "cpu/kernels/attention.inl"
 
 #include "cpu/kernels/norm.inl"
 
-#include "cpu/kernels/rope.inl"
-
 #include "cpu/kernels/gated_value.inl"
+#endif
+
+#ifndef NC_DOTPROD
+#include "cpu/kernels/rope.inl"
+#endif
 
 #include "cpu/kernels/probe.inl"
 }  // namespace
 
 #define NC_STRING_(x) #x
 #define NC_STRING(x) NC_STRING_(x)
+#define NC_KERNELS_OF(T) {matmul_panel<T>, attention_tile<T>, rms_norm<T>, append_kv<T>, gated_value<T>, convert<T>}
+#define NC_QUANTIZED {quantize, matmul_quantized<WeightFormat::int8>, matmul_quantized<WeightFormat::int4>}
+#define NC_PROBE {probe_read, probe_products<float>, probe_products<bf16>, probe_products<int8_t>}
+#ifdef NC_DOTPROD
+Kernels with_kernels(Kernels below) {
+  below.isa = NC_STRING(NC_ISA);
+#ifdef NC_BFDOT
+  below.b16 = NC_KERNELS_OF(bf16);
+#else
+  below.quantized = NC_QUANTIZED;
+#endif
+  below.probe = NC_PROBE;
+  return below;
+}
+#else
 extern const Kernels kernels;
-const Kernels kernels = {
-    NC_STRING(NC_ISA),
-    kStreams,
-    {matmul_panel<float>, attention_tile<float>, rms_norm<float>, append_kv<float>, gated_value<float>, convert<float>},
-    {matmul_panel<bf16>, attention_tile<bf16>, rms_norm<bf16>, append_kv<bf16>, gated_value<bf16>, convert<bf16>},
-    {quantize, matmul_quantized<WeightFormat::int8>, matmul_quantized<WeightFormat::int4>},
-    embed,
-    mix,
-    rope_norm,
-    {probe_read, probe_products<float>, probe_products<bf16>, probe_products<int8_t>},
-};
+const Kernels kernels = {NC_STRING(NC_ISA), kStreams, NC_KERNELS_OF(float), NC_KERNELS_OF(bf16), NC_QUANTIZED, embed, mix, rope_norm, NC_PROBE};
+#endif
 }  // namespace NC_ISA
 }  // namespace nanochat

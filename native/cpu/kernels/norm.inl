@@ -34,7 +34,7 @@ template <class T> void rms_norm(const float* x, int C, float eps, T* out) {
   scale_all(x, C, inverse_rms(x, C, eps), out);
 }
 
-void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
+inline void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
   if (row_is_bf16) {
     const bf16* source = static_cast<const bf16*>(row);
     for (int c = 0; c < C; c++) x[c] = to_float(source[c]);
@@ -44,7 +44,7 @@ void embed(const void* row, bool row_is_bf16, int C, float eps, float* x) {
   scale_all(x, C, inverse_rms(x, C, eps), x);
 }
 
-void mix(float* x, const float* x0, int C, float resid, float x0_lambda) {
+inline void mix(float* x, const float* x0, int C, float resid, float x0_lambda) {
   for (int c = 0; c < C; c++) x[c] = resid * x[c] + x0_lambda * x0[c];
 }
 

@@ -22,7 +22,7 @@ template <int streams, bool ahead> inline float read_streams(const float* data, 
   return sum_lanes(acc[0]);
 }
 
-float probe_read(const float* data, int64_t count, int streams) {
+inline float probe_read(const float* data, int64_t count, int streams) {
   return streams == 4 ? read_streams<4, false>(data, count) : streams == 1 ? read_streams<1, false>(data, count) : read_streams<1, true>(data, count);
 }
 
