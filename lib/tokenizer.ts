@@ -19,6 +19,8 @@ export interface Tokenizer {
   encode(text: string, options?: { prepend?: SpecialToken | number, append?: SpecialToken | number }): Int32Array
   /** The text of `ids`; special tokens read as their names, bytes that are not UTF-8 as U+FFFD. Throws ERR_INVALID_ARG for an unknown id. */
   decode(ids: Ids): string
+  /** The bytes of `ids`, special tokens as their names: of a token that is a part of a character, that part. Throws ERR_INVALID_ARG for an unknown id. */
+  decodeBytes(ids: Ids): Uint8Array
   /** Decodes token by token: what `write` and `end` return joins to what `decode` gives. A character is held back until it is complete. `write` throws ERR_INVALID_ARG for an unknown id. */
   decoder(): { write(id: number): string, end(): string }
   /** The id of the special token `name`. Throws ERR_INVALID_ARG. */
@@ -145,7 +147,8 @@ function newTokenizer({ tokens, specials, merges, keepsWholeTokens }: Vocabulary
       if (append !== undefined) ids[count++] = idOf('append', append)
       return ids.slice(0, count)
     },
-    decode(ids) {
+    decode: (ids) => newDecoder().decode(tokenizer.decodeBytes(ids)),
+    decodeBytes(ids) {
       checkIds(ids)
       let length = 0
       for (let i = 0; i < ids.length; i++) {
@@ -159,7 +162,7 @@ function newTokenizer({ tokens, specials, merges, keepsWholeTokens }: Vocabulary
         bytes.set(token, at)
         at += token.length
       }
-      return newDecoder().decode(bytes)
+      return bytes
     },
     decoder() {
       const utf8 = newDecoder()

@@ -339,4 +339,35 @@ test('defaults are those of requests that do not say', () => withServer({ defaul
   assert.is(await answer({ max_tokens: 5 }), 'abcde')
 }))
 
+test('a part of a character has its bytes, in the names of tokens, too', () => withServer({}, async ({ post, backend }) => {
+  const parts = [...bytes('€')], names = ['\\xe2', '\\x82', '\\xac']
+  backend.script(prompt, [...parts, ...bytes('x'), assistantEnd])
+  const { text: answer } = await post(chat, { messages, temperature: 0, logprobs: true, top_logprobs: 2 })
+  const { choices: [choice] } = JSON.parse(answer) as { choices: { message: { content: string }, logprobs: { content: { token: string, bytes: number[], top_logprobs: { token: string, bytes: number[] }[] }[] } }[] }
+  assert.is(choice?.message.content, '€x')
+  assert.equal(choice?.logprobs.content.map(({ token, bytes }) => [token, bytes]), [...parts.map((byte, i) => [names[i], [byte]]), ['x', [120]]])
+  assert.equal(choice?.logprobs.content.map(({ top_logprobs: [first] }) => first?.token), [...names, 'x'], 'the likeliest is what temperature 0 takes')
+
+  const start = bytes('Hi')
+  backend.script(start, [...parts, ...bytes('x'), bos])
+  const { text: whole } = await post(text, { prompt: 'Hi', temperature: 0, max_tokens: 4, logprobs: 1 })
+  const [completion] = (JSON.parse(whole) as { choices: { text: string, logprobs: { tokens: string[], top_logprobs: Record<string, number>[], text_offset: number[] } }[] }).choices
+  const { tokens, top_logprobs: top, text_offset: offsets } = completion?.logprobs ?? { tokens: [], top_logprobs: [], text_offset: [] }
+  assert.equal([completion?.text, tokens, offsets], ['€x', [...names.map((name) => `bytes:${name}`), 'x'], [0, 0, 0, 1]])
+  assert.equal(top.map((one) => Object.keys(one)), tokens.map((token) => [token]))
+}))
+
+test('with include_usage every chunk has usage, null but in the last', () => withServer({}, async ({ post, backend }) => {
+  backend.script(prompt, [...bytes('Yo'), assistantEnd])
+  backend.script(bytes('Hi'), [...bytes('Yo'), bos])
+  for (const [path, body] of [[chat, { messages }], [text, { prompt: 'Hi' }]] as const) {
+    const usages = async (stream: object): Promise<unknown[]> => (await post(path, { ...body, temperature: 0, stream: true, ...stream })).text.split('\n\n').filter((event) => event.startsWith('data: {'))
+      .map((event) => { const { usage } = JSON.parse(event.slice(6)) as { usage?: { completion_tokens: number } | null }; return usage ? usage.completion_tokens : usage })
+    const [last, ...before] = (await usages({ stream_options: { include_usage: true } })).reverse()
+    assert.is(last, 3, path)
+    assert.ok(before.length >= 2 && before.every((usage) => usage === null), JSON.stringify(before))
+    assert.ok((await usages({})).every((usage) => usage === undefined))
+  }
+}))
+
 test.run()

@@ -84,6 +84,21 @@ test('bytes that are not UTF-8 decode as Python\'s errors="replace" has it', () 
   for (const [hex, text] of cases) assert.is(pickled.decode(Buffer.from(hex, 'hex')), text, hex)
 })
 
+test('the bytes of ids are what they are, in halves of characters as well', () => {
+  const text = 'a\u20ac\u{1f600}', ids = [...pickled.encode(text), pickled.encodeSpecial('<|bos|>')]
+  for (const tokenizer of [pickled, huggingFace]) {
+    assert.equal(Buffer.from(tokenizer.decodeBytes(ids)).toString(), `${text}<|bos|>`)
+    assert.equal(Buffer.concat(ids.map((id) => tokenizer.decodeBytes([id]))), Buffer.from(tokenizer.decodeBytes(ids)))
+    assert.equal(tokenizer.decodeBytes([]).length, 0)
+  }
+  assert.equal([...pickled.decodeBytes([0xe2, 0x82])], [0xe2, 0x82])
+  const own = pickled.decodeBytes([0x41])
+  own[0] = 0
+  assert.is(pickled.decode([0x41]), 'A', 'they are a copy')
+  assert.throws(() => pickled.decodeBytes([1, 2048]), hasCode('ERR_INVALID_ARG', /ids\[1\].*2048/))
+  assert.throws(() => pickled.decodeBytes('A' as never), hasCode('ERR_INVALID_ARG'))
+})
+
 test('the decoder gives each character with its last byte and flushes at the end', () => {
   assert.equal(streamed(pickled, [0xf0, 0x9f, 0x98, 0x80, 0x41, 0xe2, 0x82]), ['', '', '', '\u{1f600}', 'A', '', '', '\ufffd'])
   const decoder = pickled.decoder()

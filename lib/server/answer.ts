@@ -28,8 +28,8 @@ export interface AnswerFormat {
 
 interface Head { id: string, created: number, model: string }
 
-/** The objects of /v1/chat/completions. `parts` is ours: text, code of the model and what it gave. */
-export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
+/** The objects of /v1/chat/completions. `parts` is ours: text, code of the model and what it gave. `includeUsage`: the client of a stream wants counts, and every chunk says that it is none with them. */
+export function chatFormat(modelName: string, tokenizer: Tokenizer, includeUsage: boolean): AnswerFormat {
   const head = newHead('chatcmpl', modelName)
   const deltas = new Map<number, (event: ChoiceEvent) => object>()
   const deltaOf = (event: ChoiceEvent): object => {
@@ -37,7 +37,7 @@ export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
     deltas.set(event.index, next)
     return next(event)
   }
-  const chunkOf = (choices: object[], usage?: Usage): object => ({ ...head, object: 'chat.completion.chunk', choices, ...(usage ? { usage } : {}) })
+  const chunkOf = (choices: object[], usage: Usage | null = null): object => ({ ...head, object: 'chat.completion.chunk', choices, ...(includeUsage ? { usage } : {}) })
   const ends = [tokenizer.getBosTokenId(), tokenizer.encodeSpecial('<|assistant_end|>')]   // which are no part of an answer
   const logprobsOf = (events: readonly ChoiceEvent[]): object | null => {
     const list = logprobsIn(events)?.filter(({ id }) => !ends.includes(id))
@@ -71,10 +71,14 @@ export function chatFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
 }
 
 /** The objects of /v1/completions. */
-export function textFormat(modelName: string, tokenizer: Tokenizer): AnswerFormat {
+export function textFormat(modelName: string, tokenizer: Tokenizer, includeUsage: boolean): AnswerFormat {
   const head = newHead('cmpl', modelName)
   const places = new Map<number, { decoder: ReturnType<Tokenizer['decoder']>, offset: number }>()   // how far the tokens of each choice have come
-  const answer = (choices: object[], usage?: Usage): object => ({ ...head, object: 'text_completion', choices, ...(usage ? { usage } : {}) })
+  const answer = (choices: object[], usage: Usage | null = null): object => ({ ...head, object: 'text_completion', choices, ...(usage || includeUsage ? { usage } : {}) })
+  const nameOf = (id: number): string => {
+    const { token, isWhole } = textOf(id, tokenizer)
+    return isWhole ? token : `bytes:${token}`
+  }
   const logprobsOf = (list: readonly TokenLogprob[] | null, index: number): object | null => {
     if (!list) return null
     const place = places.get(index) ?? { decoder: tokenizer.decoder(), offset: 0 }
@@ -85,9 +89,9 @@ export function textFormat(modelName: string, tokenizer: Tokenizer): AnswerForma
       return offset
     })
     return {
-      tokens: list.map(({ id }) => tokenizer.decode([id])),
+      tokens: list.map(({ id }) => nameOf(id)),
       token_logprobs: list.map(({ logprob }) => finite(logprob)),
-      top_logprobs: list.map(({ logprob, top }) => Number.isNaN(logprob) ? null : Object.fromEntries(top.map(({ id, logprob }) => [tokenizer.decode([id]), finite(logprob)]))),
+      top_logprobs: list.map(({ logprob, top }) => Number.isNaN(logprob) ? null : Object.fromEntries(top.map(({ id, logprob }) => [nameOf(id), finite(logprob)]))),
       text_offset: offsets
     }
   }
@@ -171,10 +175,17 @@ function finishReason(reason: FinishReason): 'stop' | 'length' {
 
 function chatLogprob({ id, logprob, top }: TokenLogprob, tokenizer: Tokenizer): object {
   const one = (id: number, logprob: number): object => {
-    const token = tokenizer.decode([id])
-    return { token, logprob: finite(logprob), bytes: token.includes('\ufffd') ? null : [...new TextEncoder().encode(token)] }
+    const { token, bytes } = textOf(id, tokenizer)
+    return { token, logprob: finite(logprob), bytes: [...bytes] }
   }
   return { ...one(id, logprob), top_logprobs: top.map(({ id, logprob }) => one(id, logprob)) }
+}
+
+/** A token as text; one that is no whole characters as OpenAI has it, `\xe2\x82`, so that no two are the same. */
+function textOf(id: number, tokenizer: Tokenizer): { token: string, bytes: Uint8Array, isWhole: boolean } {
+  const bytes = tokenizer.decodeBytes([id]), token = tokenizer.decode([id])
+  const isWhole = Buffer.from(token).equals(bytes)
+  return { token: isWhole ? token : Array.from(bytes, (byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join(''), bytes, isWhole }
 }
 
 /** JSON has no -Infinity: what can't be is as unlikely as OpenAI says it. NaN, of a token that nothing precedes, is null. */

@@ -135,9 +135,10 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
     }
   }
 
-  const complete = async ({ prompts, options, echo, stream, includeUsage }: CompletionRequest, format: AnswerFormat, response: ServerResponse, stats: Stats[], outer: AbortSignal): Promise<void> => {
+  const complete = async ({ prompts, options, echo, stream, includeUsage }: CompletionRequest, newFormat: typeof chatFormat, response: ServerResponse, stats: Stats[], outer: AbortSignal): Promise<void> => {
     const { controller, unlink } = linkedAbort(outer)
     const { signal } = controller
+    const format = newFormat(modelName, tokenizer, includeUsage)
     const samples = options.numSamples ?? 1
     const runs = prompts.map((prompt, i) => () => eventsOf(prompt, i * samples, echo?.[i] ?? null, options, signal))
     const seen = (event: ChoiceEvent): ChoiceEvent => {
@@ -193,8 +194,8 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
       throw new ApiError(429, `${maxRequests} requests are under way; that is as many as this server takes at a time.`, null, 'too_many_requests')
     }
     const body = await jsonBody(request, maxBodyBytes, signal)
-    if (path === '/v1/completions') await complete(textRequest(body, context), textFormat(modelName, tokenizer), response, stats, signal)
-    else await complete(chatRequest(body, context), chatFormat(modelName, tokenizer), response, stats, signal)
+    if (path === '/v1/completions') await complete(textRequest(body, context), textFormat, response, stats, signal)
+    else await complete(chatRequest(body, context), chatFormat, response, stats, signal)
   }
 
   const report = (summary: ResponseSummary): void => {
@@ -256,10 +257,10 @@ export function openaiApi(loaded: Loaded, options: OpenAIOptions = {}): OpenAIAp
   }
 }
 
-/** The bytes of the longest token, or a little more: of a part of a character it counts a whole one. */
+/** The bytes of the longest token. */
 function longestOf(tokenizer: Tokenizer): number {
   let most = 0
-  for (let id = 0; id < tokenizer.getVocabSize(); id++) most = Math.max(most, Buffer.byteLength(tokenizer.decode([id])))
+  for (let id = 0; id < tokenizer.getVocabSize(); id++) most = Math.max(most, tokenizer.decodeBytes([id]).length)
   return most
 }
 

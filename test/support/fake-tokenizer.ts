@@ -20,6 +20,7 @@ export function byteTokenizer(words: readonly string[] = []): Tokenizer {
   }
   const tokenizer: Tokenizer = {
     encode: (text) => Int32Array.from(utf8.encode(text)),
+    decodeBytes: (ids) => Buffer.concat(Array.from(ids, bytesOf)),
     decode(ids) {
       const decoder = tokenizer.decoder()
       return Array.from(ids, (id) => decoder.write(id)).join('') + decoder.end()
