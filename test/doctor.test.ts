@@ -137,11 +137,12 @@ doctor.run()
 const machine = suite('doctor: the machine')
 
 machine('names what the next better kernels need, as the addon asks for it', () => {
-  const haswell = ['sse3', 'avx2', 'fma', 'f16c', 'bmi1', 'bmi2']
+  const haswell = ['sse3', 'avx2', 'fma', 'bmi1', 'bmi2']
   const skylake = [...haswell, 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl']
-  assert.equal(kernelChoice({ isa: 'plain', isas: ['plain'] }, ['sse3', 'avx2', 'fma', 'f16c']).next, { isa: 'avx2', lacks: ['bmi1', 'bmi2'] })
+  assert.equal(kernelChoice({ isa: 'plain', isas: ['plain'] }, ['sse3', 'avx2', 'fma']).next, { isa: 'avx2', lacks: ['bmi1', 'bmi2'] })
   assert.equal(kernelChoice({ isa: 'avx2', isas: ['avx2', 'plain'] }, haswell).next, { isa: 'avx512', lacks: ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl'] })
-  assert.equal(kernelChoice({ isa: 'avx512', isas: ['avx512', 'avx2', 'plain'] }, [...skylake, 'avx512_vnni']).next, { isa: 'avx512bf16', lacks: ['avx512_bf16'] })
+  assert.equal(kernelChoice({ isa: 'avx512vnni', isas: ['avx512vnni', 'avx512', 'avx2', 'plain'] }, [...skylake, 'avx512_vnni']).next, { isa: 'avx512bf16', lacks: ['avx512_bf16'] })
+  assert.equal(kernelChoice({ isa: 'avx512', isas: ['avx512', 'avx2', 'plain'] }, skylake).next, { isa: 'avx512vnni', lacks: ['avx512_vnni'] })
   assert.equal(kernelChoice({ isa: 'avx2', isas: ['avx2', 'plain'] }, skylake).next, { isa: 'avx512', lacks: [] })
   assert.equal(kernelChoice({ isa: 'plain', isas: ['plain'] }, []).next, { isa: 'avx2', lacks: null })
   assert.equal(kernelChoice({ isa: 'neon', isas: ['neon', 'plain'] }, ['fp', 'asimd']).next, { isa: 'neondot', lacks: ['asimddp'] })
@@ -149,10 +150,10 @@ machine('names what the next better kernels need, as the addon asks for it', () 
   assert.is(kernelChoice({ isa: 'neonbf16', isas: ['neonbf16', 'neondot', 'neon', 'plain'] }, ['asimd', 'asimddp', 'bf16']).next, null)
 
   const dispatch = readFileSync(join(root, 'native/cpu/isa/dispatch.cpp'), 'utf8')
-  const asked = [...dispatch.matchAll(/__builtin_cpu_supports\("(\w+)"\)/g)]
-    .map(([, name = '']) => name.replace(/^bmi$/, 'bmi1').replace(/^avx512(vnni|bf16)$/, 'avx512_$1'))
+  const asked = [...dispatch.matchAll(/(?:__builtin_cpu_supports\("|&& supports_)(\w+)/g)]
+    .map(([, name = '']) => name.replace(/^bmi$/, 'bmi1').replace(/^avx512vnni$/, 'avx512_vnni'))
   const lacking = (isas: string[]) => isas.flatMap((isa) => kernelChoice({ isa, isas: [isa] }, ['none']).next?.lacks ?? []).sort()
-  assert.equal(asked.sort(), lacking(['plain', 'avx2', 'avx512']))
+  assert.equal(asked.sort(), lacking(['plain', 'avx2', 'avx512', 'avx512vnni']))
   assert.equal([...new Set([...dispatch.matchAll(/\bhas\.(\w+)/g)].map(([, name]) => name))].sort(), lacking(['neon', 'neondot']))
 })
 

@@ -28,13 +28,13 @@ function loopsOf(section: string, product: RegExp): Loop[] {
 // What a tile has: with AVX-512 6 rows and 4 vectors, or 2 beside as many sums of earlier groups; with AVX2 four steps of one row and 8 vectors, of 6 rows
 // and 2 vectors, 4 rows and two times 3 of pairs (2 in attention), 4 rows and 2 of codes.
 const kernels: [isa: string, register: RegExp, loops: [name: string, product: RegExp, inTile: number][]][] = [
-  ['avx512bf16', /zmm/, [
-    ['matmul_panel<float>', /vfmadd\w+ps/, 24], ['matmul_panel<nanochat::bf16>', /vdpbf16ps/, 24],
+  ['avx512bf16', /zmm/, [['matmul_panel<nanochat::bf16>', /vdpbf16ps/, 24], ['attention_tile<nanochat::bf16>', /vdpbf16ps/, 24]]],
+  ['avx512vnni', /zmm/, [
     ['few_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 24], ['few_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 24],
     ['few_nibble_rows', /vpdpbusd/, 24],
-    ['many_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 12], ['many_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 12],
-    ['attention_tile<float>', /vfmadd\w+ps/, 24], ['attention_tile<nanochat::bf16>', /vdpbf16ps/, 24]
+    ['many_rows<(nanochat::WeightFormat)0>', /vpdpbusd/, 12], ['many_rows<(nanochat::WeightFormat)1>', /vpdpbusd/, 12]
   ]],
+  ['avx512', /zmm/, [['matmul_panel<float>', /vfmadd\w+ps/, 24], ['attention_tile<float>', /vfmadd\w+ps/, 24]]],
   ['avx2', /ymm/, [
     ['matmul_panel<float>', /vfmadd\w+ps/, 32], ['matmul_panel<nanochat::bf16>', /vfmadd\w+ps/, 64],
     ['add_rows<float>', /vfmadd\w+ps/, 48], ['add_rows<nanochat::bf16>', /vfmadd\w+ps/, 24],

@@ -13,6 +13,7 @@ const forbidden: Record<string, (instruction: Instruction) => boolean> = {
   plain: ({ encoding, bytes }) => encoding !== 'legacy' || isNewerThanSse3(bytes),
   avx2: ({ encoding, mnemonic }) => encoding === 'EVEX' || /^vpdp/.test(mnemonic),
   avx512: ({ mnemonic }) => /bf16|^vpdp/.test(mnemonic),
+  avx512vnni: ({ mnemonic }) => /bf16/.test(mnemonic),
   avx512bf16: () => false,
 }
 
@@ -67,7 +68,7 @@ if ('reason' in disassembled) {
   test('no instruction outside its namespace', () => {
     const namespaces = check(disassembled.listing)
     for (const name of Object.keys(forbidden)) assert.ok((namespaces.get(name)?.count ?? 0) > 1000, `${name}: nothing disassembled?`)
-    for (const name of ['avx2', 'avx512', 'avx512bf16']) assert.ok((namespaces.get(name)?.vectors ?? 0) > 1000, `${name} has no vectors?`)
+    for (const name of ['avx2', 'avx512', 'avx512vnni', 'avx512bf16']) assert.ok((namespaces.get(name)?.vectors ?? 0) > 1000, `${name} has no vectors?`)
     for (const [name, { offenders }] of namespaces) assert.is(offenders.slice(0, 20).join('\n'), '', `${offenders.length} instructions that ${name} may not have`)
   })
 }

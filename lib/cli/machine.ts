@@ -20,9 +20,10 @@ type Needs = readonly [isa: string, flags: readonly string[]][]
 
 // What native/cpu/isa/dispatch.cpp asks of a processor beyond the line below, in the names of /proc/cpuinfo; best first.
 const x64Needs: Needs = [
-  ['avx512bf16', ['avx512_vnni', 'avx512_bf16']],
+  ['avx512bf16', ['avx512_bf16']],
+  ['avx512vnni', ['avx512_vnni']],
   ['avx512', ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl']],
-  ['avx2', ['avx2', 'fma', 'f16c', 'bmi1', 'bmi2']],
+  ['avx2', ['avx2', 'fma', 'bmi1', 'bmi2']],
   ['plain', []]
 ]
 const arm64Needs: Needs = [['neonbf16', ['bf16']], ['neondot', ['asimddp']], ['neon', []], ['plain', []]]

@@ -5,23 +5,34 @@
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #endif
 
 namespace nanochat {
 
 #if defined(__x86_64__) && defined(__GNUC__)
-namespace avx512bf16 { extern const Kernels kernels; }
+namespace avx512bf16 { extern const KernelsOf<bf16> b16; extern const ProbeKernels probe; }
+namespace avx512vnni { extern const QuantizedKernels quantized; extern const ProbeKernels probe; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #if defined(__GNUC__)
-namespace neonbf16 { Kernels with_kernels(Kernels below); }
-namespace neondot { Kernels with_kernels(Kernels below); }
+namespace neonbf16 { extern const KernelsOf<bf16> b16; extern const ProbeKernels probe; }
+namespace neondot { extern const QuantizedKernels quantized; extern const ProbeKernels probe; }
 #endif
 namespace neon { extern const Kernels kernels; }
 #endif
 namespace plain { extern const Kernels kernels; }
 namespace reference { extern const Kernels kernels; }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// note: __builtin_cpu_supports of clang 14 does not know it. Whether the system keeps the registers it says of AVX-512.
+static bool supports_avx512_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
+}
+#endif
 
 #if defined(__aarch64__) && defined(__GNUC__)
 struct ArmFeatures { bool asimddp, bf16; };
@@ -43,21 +54,38 @@ static ArmFeatures arm_features() {
 }
 #endif
 
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))
+static void replace(Kernels* all, const QuantizedKernels& quantized) { all->quantized = quantized; }
+static void replace(Kernels* all, const KernelsOf<bf16>& b16) { all->b16 = b16; }
+
+template <class Part> static Kernels extended(Kernels below, const char* isa, const Part& part, const ProbeKernels& probe) {
+  below.isa = isa;
+  replace(&below, part);
+  below.probe = probe;
+  return below;
+}
+#endif
+
 // The tables this machine can run, best first.
 static int runnable(const Kernels* tables[8]) {
   int count = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) tables[count++] = &avx512bf16::kernels;
+  const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
+  static const Kernels with_vnni = extended(avx512::kernels, "avx512vnni", avx512vnni::quantized, avx512vnni::probe);
+  static const Kernels with_bf16 = extended(with_vnni, "avx512bf16", avx512bf16::b16, avx512bf16::probe);
+  if (has_vnni && supports_avx512_bf16()) tables[count++] = &with_bf16;
+  if (has_vnni) tables[count++] = &with_vnni;
   if (has_avx512) tables[count++] = &avx512::kernels;
   if (has_avx2) tables[count++] = &avx2::kernels;
 #elif defined(__aarch64__) || defined(_M_ARM64)
 #if defined(__GNUC__)
-  static const Kernels with_dot = neondot::with_kernels(neon::kernels), with_bf16 = neonbf16::with_kernels(with_dot);
+  static const Kernels with_dot = extended(neon::kernels, "neondot", neondot::quantized, neondot::probe);
+  static const Kernels with_bf16 = extended(with_dot, "neonbf16", neonbf16::b16, neonbf16::probe);
   const ArmFeatures has = arm_features();
   if (has.asimddp && has.bf16) tables[count++] = &with_bf16;
   if (has.asimddp) tables[count++] = &with_dot;

@@ -2,8 +2,8 @@
 #if defined(__aarch64__) && defined(__GNUC__)
 #define NC_ISA neonbf16
 #define NC_LEVEL 1
-#define NC_DOTPROD
-#define NC_BFDOT
+#define NC_INT8_DOT
+#define NC_BF16_DOT
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("dotprod,bf16"))), apply_to = function)
 #include "cpu/isa/kernels.inl"

@@ -2,7 +2,7 @@
 #if defined(__aarch64__) && defined(__GNUC__)
 #define NC_ISA neondot
 #define NC_LEVEL 1
-#define NC_DOTPROD
+#define NC_INT8_DOT
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
 #include "cpu/isa/kernels.inl"

@@ -79,9 +79,9 @@ constexpr int kInt8HalfAheadBytes = kHalves ? 3 * static_cast<int>(group_bytes(W
 
 // Vectors of sums per tile: as many as the registers hold beside MR rows of them.
 constexpr int quad_vectors(int MR) {
-#if NC_LEVEL == 3 || NC_LEVEL == 4
+#if NC_LEVEL == 3
   return (void)MR, 4;
-#elif defined(NC_DOTPROD)
+#elif defined(NC_INT8_DOT)
   return MR == 1 ? 8 : 4;
 #elif NC_LEVEL == 1
   return MR == 1 ? 8 : 2;
@@ -226,7 +226,13 @@ inline void ask_for_results(const QuantizedPanel& a, int64_t from, int64_t to, i
 }
 
 // Rows from which the sums of a block of groups stay in registers. note: gains nothing without vpdpbusd, and takes 60 KB of code
-constexpr int kFewRows = NC_LEVEL == 4 ? 2 * kTileRows : kRowBlock, kBlockGroups = 2;
+#if NC_LEVEL == 3 && defined(NC_INT8_DOT)
+#define NC_VNNI
+constexpr int kFewRows = 2 * kTileRows;
+#else
+constexpr int kFewRows = kRowBlock;
+#endif
+constexpr int kBlockGroups = 2;
 
 template <WeightFormat format> NC_NOINLINE void few_rows(const QuantizedPanel& a) {
   constexpr bool in_memory = format == WeightFormat::int8;  // and not unpacked, asked for meanwhile
@@ -260,7 +266,7 @@ template <WeightFormat format> NC_NOINLINE void few_rows(const QuantizedPanel& a
   write_quantized_panel(a, acc);
 }
 
-#if NC_LEVEL == 4
+#ifdef NC_VNNI
 // Several rows of int4: one vector of outputs at a time goes through a block of groups, for all rows, so that neither its codes as
 // bytes nor the sums of the groups before are stored. note: a block and what is asked for, one block ahead, fit the first cache
 constexpr int kNibbleRows = 4, kNibbleGroups = 10;  // note: measured; fewer rows wait for the memory, which is fastest when read as it lies
@@ -336,7 +342,7 @@ template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
   if constexpr (kFewRows < kRowBlock) {
     if (a.rows > kFewRows) return many_rows<format>(a);
   }
-#if NC_LEVEL == 4
+#ifdef NC_VNNI
   if (format == WeightFormat::int4 && a.rows >= kNibbleRows) return few_nibble_rows(a);
 #endif
   few_rows<format>(a);
@@ -344,4 +350,5 @@ template <WeightFormat format> void matmul_quantized(const QuantizedPanel& a) {
 
 #undef NC_INLINE
 #undef NC_NOINLINE
+#undef NC_VNNI
 #endif

@@ -109,9 +109,9 @@ template <class T> constexpr int kRegisterRows = NC_LEVEL == 2 && std::is_same<T
 
 // Vectors per tile: as many as the registers hold beside MR rows of them.
 template <class T> constexpr int tile_vectors(int MR) {
-#if NC_LEVEL == 3 || NC_LEVEL == 4
+#if NC_LEVEL == 3
   return (void)MR, 4;
-#elif defined(NC_BFDOT)
+#elif defined(NC_BF16_DOT)
   return MR == 1 ? 8 : 4;
 #elif NC_LEVEL == 1
   return MR == 1 ? 8 : std::is_same<T, bf16>::value ? 2 : 4;

@@ -3,7 +3,7 @@
 // mul, div, max, min, round_to_int, pow2, zero_below, keep_lanes (those of [from, to), another number elsewhere), and for bf16 pairs: load_pairs, broadcast_pair, dot_pairs. For products of quantised weights, four k of each lane at a time: load_quads,
 // broadcast_quad, dot_quads over Ints that start at start_quads (AVX2: streams.inl), load_nibbles (two steps of four k), store_quads (as
 // load_quads reads them), to_floats, load_scales.
-// NEON with NC_DOTPROD has an instruction for dot_quads, with NC_BFDOT for dot_pairs and store_normal as well.
+// With NC_INT8_DOT dot_quads is an instruction, with NC_BF16_DOT dot_pairs and store_normal as well.
 
 // kInt4Codes as int8 weights are stored, q + 128.
 alignas(16) constexpr uint8_t kInt4Bytes[16] = {
@@ -11,7 +11,7 @@ alignas(16) constexpr uint8_t kInt4Bytes[16] = {
     kInt4Codes[6] + 128, kInt4Codes[7] + 128, kInt4Codes[8] + 128, kInt4Codes[9] + 128, kInt4Codes[10] + 128, kInt4Codes[11] + 128,
     kInt4Codes[12] + 128, kInt4Codes[13] + 128, kInt4Codes[14] + 128, kInt4Codes[15] + 128};
 
-#if NC_LEVEL == 3 || NC_LEVEL == 4
+#if NC_LEVEL == 3
 constexpr int kLanes = 16;
 using Vec = __m512;
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
@@ -46,7 +46,7 @@ inline Vec copy_sign(Vec magnitude, Vec sign) {
 using Pairs = __m512i;
 inline Pairs load_pairs(const bf16* p) { return _mm512_loadu_si512(p); }
 inline Pairs broadcast_pair(const bf16* p) { int bits; std::memcpy(&bits, p, 4); return _mm512_set1_epi32(bits); }
-#if NC_LEVEL == 4
+#ifdef NC_BF16_DOT
 inline void store_normal(bf16* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a))); }
 inline Vec dot_pairs(Pairs a, Pairs b, Vec c) { return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)); }
 #else
@@ -67,7 +67,7 @@ inline void load_nibbles(const uint8_t* p, Quads* first, Quads* second) {
   *first = _mm512_shuffle_epi8(codes, _mm512_and_si512(both, mask));
   *second = _mm512_shuffle_epi8(codes, _mm512_and_si512(_mm512_srli_epi16(both, 4), mask));
 }
-#if NC_LEVEL == 4
+#ifdef NC_INT8_DOT
 inline Ints start_quads(int32_t offset) { return _mm512_set1_epi32(offset); }
 // note: written as assembly because g++ 12 moves every sum of the intrinsic through the stack
 inline Ints dot_quads(Ints sum, Quads w, Quads x) {
@@ -180,7 +180,7 @@ inline Vec keep_lanes(Vec value, int from, int to, float other) {
   return vbslq_f32(vandq_u32(vcgeq_s32(lane, vdupq_n_s32(from)), vcltq_s32(lane, vdupq_n_s32(to))), value, vdupq_n_f32(other));
 }
 inline Vec copy_sign(Vec magnitude, Vec sign) { return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude); }
-#ifdef NC_DOTPROD
+#ifdef NC_INT8_DOT
 // Four bytes in the first lane, from which the products take what is broadcast. note: filling the others would take the place of a product
 template <class V> inline V load_first_lane(const void* p) {
   typedef uint32_t __attribute__((may_alias, aligned(1))) Bits;
@@ -192,7 +192,7 @@ template <class V> inline V load_first_lane(const void* p) {
 
 using Pairs = uint32x4_t;
 inline Pairs load_pairs(const bf16* p) { return vreinterpretq_u32_u16(vld1q_u16(&p->bits)); }
-#ifdef NC_BFDOT
+#ifdef NC_BF16_DOT
 inline Pairs broadcast_pair(const bf16* p) { return load_first_lane<Pairs>(p); }
 // note: written as assembly, like the other instructions of these sets, because clang before 16 has their intrinsics only where a whole file is compiled for them
 inline Vec dot_pairs(Pairs w, Pairs x, Vec sum) {
@@ -217,7 +217,7 @@ inline Quads without_offset(uint8x16_t stored) { return vreinterpretq_s8_u8(veor
 inline Quads load_quads(const uint8_t* p) { return without_offset(vld1q_u8(p)); }
 inline void store_quads(uint8_t* p, Quads a) { vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(a), vdupq_n_u8(128))); }
 inline Ints start_quads(int32_t) { return vdupq_n_s32(0); }
-#ifdef NC_DOTPROD
+#ifdef NC_INT8_DOT
 inline Quads broadcast_quad(const int8_t* p) { return load_first_lane<Quads>(p); }
 inline Ints dot_quads(Ints sum, Quads w, Quads x) {
   __asm__("sdot %0.4s, %1.16b, %2.4b[0]" : "+w"(sum) : "w"(w), "w"(x));
@@ -302,7 +302,7 @@ inline void store_quads(uint8_t* p, Quads a) { std::memcpy(p, &a, sizeof a); }
 
 // The same as store for numbers that are 0 or not below 2^-126 in magnitude.
 inline void store_normal(float* p, Vec a) { store(p, a); }
-#if NC_LEVEL != 4 && !defined(NC_BFDOT)
+#ifndef NC_BF16_DOT
 inline void store_normal(bf16* p, Vec a) { store(p, a); }
 #endif
 
@@ -324,7 +324,7 @@ inline Vec exp(Vec x) {
 }
 
 inline float largest_lane(Vec a) {
-#if NC_LEVEL == 3 || NC_LEVEL == 4
+#if NC_LEVEL == 3
   return _mm512_reduce_max_ps(a);
 #else
   float lanes[kLanes];
@@ -337,7 +337,7 @@ inline float largest_lane(Vec a) {
 
 // In the order that is fastest.
 inline float sum_lanes(Vec a) {
-#if NC_LEVEL == 3 || NC_LEVEL == 4
+#if NC_LEVEL == 3
   return _mm512_reduce_add_ps(a);
 #else
   float lanes[kLanes];
