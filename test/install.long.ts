@@ -19,6 +19,8 @@ const budgets = {
   requireMs: 30,
   answerSeconds: 1.5
 }
+// A machine that takes longer than this to start node itself has budgets of time that are longer in proportion.
+const nodeStartMs = 80
 // the oldest that package.json allows, the long-term lines, and what is newest
 const nodeVersions = ['20.17.0', '22', '24', 'latest']
 
@@ -36,6 +38,8 @@ if (process.platform !== 'linux' || process.arch !== 'x64' || !hasPrebuilds) {
   if (!packed) throw new Error('npm pack printed nothing')
   const tarball = join(work, packed.filename)
   const bare = userEnvironment({ PATH: barePath(join(work, 'bin'), process.execPath) })
+  // the best counts: whatever else the machine does only adds
+  const slowness = (): number => Math.max(1, 1000 * Math.min(...Array.from({ length: 5 }, () => run(process.execPath, ['-e', '0'], work, bare).seconds)) / nodeStartMs)
   let project = ''                                  // the first installation, for the measurements
 
   install('the package is within its budgets', () => {
@@ -51,10 +55,10 @@ if (process.platform !== 'linux' || process.arch !== 'x64' || !hasPrebuilds) {
     for (const tool of ['cc', 'gcc', 'g++', 'make', 'python3', 'cmake']) assert.not.ok(existsSync(join(bare.PATH ?? '', tool)), tool)
     addPackage(emptyProject(work), bare)             // brings the dependencies into npm's cache
     project = emptyProject(work)
-    const { seconds } = addPackage(project, bare)
-    console.log(`npm install: ${seconds.toFixed(2)} s, ${megabytes(bytesBelow(join(project, 'node_modules')))} installed`)
+    const slow = slowness(), { seconds } = addPackage(project, bare)
+    console.log(`npm install: ${seconds.toFixed(2)} s (budget ${(slow * budgets.installSeconds).toFixed(2)}), ${megabytes(bytesBelow(join(project, 'node_modules')))} installed`)
     answers(project, bare)
-    assert.ok(seconds <= budgets.installSeconds)
+    assert.ok(seconds <= slow * budgets.installSeconds)
     assert.ok(bytesBelow(join(project, 'node_modules')) <= budgets.installedBytes)
     assert.match(addonOf(project), 'prebuilds/linux-x64/nanochat.glibc.node')
   })
@@ -66,16 +70,16 @@ if (process.platform !== 'linux' || process.arch !== 'x64' || !hasPrebuilds) {
   })
 
   install('require, and the first answer of a cold process', () => {
-    // the best counts: whatever else the machine does only adds
+    const slow = slowness()
     const requires = Array.from({ length: 9 }, () => Number(script(project, bare, "const start = performance.now(); require('nanochat-node'); console.log(performance.now() - start)").stdout)).sort((a, b) => a - b)
     const answerSeconds = Array.from({ length: 3 }, () => {
       const answer = run(join(project, 'node_modules/.bin/nanochat-node'), ['chat', '-i', 'demo', '-p', 'What is 1234 * 5678?'], project, bare)
       assert.match(answer.stdout, '7006652', answer.stderr)
       return answer.seconds
     }).sort((a, b) => a - b)
-    console.log(`require: ${requires.map((ms) => ms.toFixed(1)).join(' ')} ms; demo answer: ${answerSeconds.map((seconds) => seconds.toFixed(2)).join(' ')} s`)
-    assert.ok((requires[0] ?? NaN) <= budgets.requireMs)
-    assert.ok((answerSeconds[0] ?? NaN) <= budgets.answerSeconds)
+    console.log(`require: ${requires.map((ms) => ms.toFixed(1)).join(' ')} ms (budget ${(slow * budgets.requireMs).toFixed(1)}); demo answer: ${answerSeconds.map((seconds) => seconds.toFixed(2)).join(' ')} s`)
+    assert.ok((requires[0] ?? NaN) <= slow * budgets.requireMs)
+    assert.ok((answerSeconds[0] ?? NaN) <= slow * budgets.answerSeconds)
   })
 
   install('without python its tool says so and the calculator goes on', () => {
