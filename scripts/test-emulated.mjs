@@ -33,7 +33,7 @@ const targets = [
   { name: 'x64-haswell', isas: ['avx2', 'plain'], only: 'avx2', oneIn: 31, files: computing, prepare: () => prepareX64(haswell) },
   { name: 'x64-qemu64', isas: ['plain'], oneIn: 11, files: [...computing, 'engine-reference'], prepare: () => prepareX64('qemu64') },
   { name: 'arm64', isas: ['neon', 'plain'], oneIn: 11, files: [...computing, 'engine-reference', ...calling], prepare: () => prepareArm64('cortex-a57') },
-  { name: 'arm64-dot', isas: ['neondot', 'neon', 'plain'], only: 'neondot', oneIn: 11, files: ['forward', 'kernels-quantized'], prepare: () => prepareArm64('neoverse-n1') },
+  { name: 'arm64-dot', isas: ['neondot', 'neon', 'plain'], only: 'neondot', oneIn: 11, files: ['kernels-quantized'], prepare: () => prepareArm64('neoverse-n1') },
   { name: 'arm64-bf16', isas: ['neonbf16', 'neondot', 'neon', 'plain'], only: 'neonbf16', oneIn: 11, files: computing.filter((file) => file !== 'kernels-quantized'), prepare: () => prepareArm64('max') },
 ]
 
