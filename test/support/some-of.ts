@@ -1,9 +1,9 @@
 /** Emulated and sanitized runs take one in so many of a test's cases: they are up to a hundred times slower (scripts/test-emulated.mjs). */
 const oneIn = Number(process.env.TEST_ONE_IN ?? 1)
 
-/** All cases, or the first and every TEST_ONE_IN-th after it. */
-export function someOf<T>(cases: readonly T[]): T[] {
-  return cases.filter((_, i) => i % oneIn === 0)
+/** The first case and every `nth` after it; by default all, or as TEST_ONE_IN says. */
+export function someOf<T>(cases: readonly T[], nth = oneIn): T[] {
+  return cases.filter((_, i) => i % nth === 0)
 }
 
 /** All cases, or the short ones. */
